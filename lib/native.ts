@@ -1,0 +1,187 @@
+/**
+ * The typed face of the addon: every function it exports, and nothing else. Only `lib/ops`, `lib/graph` and `lib/weights`
+ * import this file; the rest of vltune speaks of graphs, weights and steps.
+ */
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** Numbers shared with `native/runtime/tensor.h`. `nf4` counts elements; two lie in a byte. */
+export const DTYPES = { f32: 0, bf16: 1, f16: 2, i32: 3, u8: 4, i64: 5, nf4: 6 } as const;
+export type DType = keyof typeof DTYPES;
+export type Device = 'cpu' | 'cuda';
+
+/** Bytes of `count` elements of a dtype (NF4: the packed codes alone). */
+export function dtypeBytes(dtype: DType, count: number): number {
+  switch (dtype) {
+    case 'f32':
+    case 'i32':
+      return count * 4;
+    case 'bf16':
+    case 'f16':
+      return count * 2;
+    case 'u8':
+      return count;
+    case 'i64':
+      return count * 8;
+    case 'nf4':
+      return Math.ceil(count / 2);
+  }
+}
+
+/** A block of memory of a device, or a read-only mapping of a file. Opaque; freed by `release` or when collected. */
+export interface Storage {
+  readonly __storage: unique symbol;
+}
+
+/** A program made ready to run. Opaque. */
+export interface Executable {
+  readonly __executable: unique symbol;
+}
+
+/** A tensor in a storage. Byte offsets; contiguous, row-major. */
+export interface TensorRef {
+  readonly storage: Storage;
+  readonly offset: number;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** The scales of an `nf4` tensor. `absmaxU8` with `nestedAbsmax` and `nestedOffset` is double quantisation. */
+  readonly nf4?: Nf4Ref;
+}
+
+export type Nf4Ref =
+  | { readonly absmax: { readonly storage: Storage; readonly offset: number } }
+  | {
+      readonly absmaxU8: { readonly storage: Storage; readonly offset: number };
+      readonly nestedAbsmax: { readonly storage: Storage; readonly offset: number };
+      readonly nestedOffset: number;
+    };
+
+/** A dimension of a program's value: a number, or the name of a dimension whose length is given at each run. */
+export type Dim = number | string;
+
+/** A value as native code sees it: in the arena at a byte offset, or bound to a storage. */
+export interface NativeValue {
+  readonly dtype: DType;
+  readonly shape: readonly Dim[];
+  /** Byte offset in the arena; absent if `ref` is there. */
+  readonly arena?: number;
+  readonly ref?: { readonly storage: Storage; readonly offset: number; readonly nf4?: Nf4Ref };
+}
+
+export interface NativeOp {
+  readonly op: string;
+  /** Indices into `values`; -1 for an absent operand. */
+  readonly in: readonly number[];
+  readonly out: readonly number[];
+  readonly attrs: Readonly<Record<string, number>>;
+}
+
+export interface NativeProgram {
+  /** The largest length of each named dimension. */
+  readonly dims: Readonly<Record<string, number>>;
+  readonly values: readonly NativeValue[];
+  readonly ops: readonly NativeOp[];
+  /** Storage of the arena; absent if no value lies in it. Its scratch region starts at `workspaceOffset`. */
+  readonly arena?: Storage;
+  readonly workspaceOffset: number;
+  readonly workspaceBytes: number;
+}
+
+export interface CpuInfo {
+  readonly model: string;
+  readonly threads: number;
+  readonly isa: 'portable' | 'avx2' | 'avx512';
+  readonly avx512Bf16: boolean;
+  readonly avx512Vnni: boolean;
+  readonly amxBf16: boolean;
+}
+
+export interface MemoryInfo {
+  /** Bytes allocated by vltune now, and the most there have been since the start or `resetPeak`. Mappings do not count. */
+  readonly current: number;
+  readonly peak: number;
+}
+
+export interface Addon {
+  /** Zeroed memory, 64-byte aligned. Throws ERR_OUT_OF_MEMORY with the size. */
+  allocate(bytes: number, device: Device): Storage;
+  /** Maps a file read-only. Throws ERR_IO. */
+  mapFile(path: string): Storage;
+  storageBytes(storage: Storage): number;
+  /** Frees at once; later use of the storage is ERR_ARGUMENT. A storage in use by a running program is freed when that ends. */
+  release(storage: Storage): void;
+  /** Tells the system that a mapped range is not needed for now (its pages are dropped from memory and read again on use). */
+  adviseUnneeded(storage: Storage, offset: number, bytes: number): void;
+  read(storage: Storage, offset: number, into: ArrayBufferView): void;
+  write(storage: Storage, offset: number, from: ArrayBufferView): void;
+  /** Copies bytes between storages. */
+  copy(to: Storage, toOffset: number, from: Storage, fromOffset: number, bytes: number): void;
+
+  /** Runs one op now, on this thread. `null` stands for an absent operand. */
+  call(op: string, inputs: readonly (TensorRef | null)[], outputs: readonly (TensorRef | null)[], attrs: Readonly<Record<string, number>>): void;
+  /** Runs one op on a worker thread. */
+  callAsync(
+    op: string,
+    inputs: readonly (TensorRef | null)[],
+    outputs: readonly (TensorRef | null)[],
+    attrs: Readonly<Record<string, number>>,
+  ): Promise<void>;
+  /** Scratch bytes that an op wants for operands of these shapes. */
+  workspace(
+    op: string,
+    inputs: readonly ({ dtype: DType; shape: readonly number[] } | null)[],
+    outputs: readonly ({ dtype: DType; shape: readonly number[] } | null)[],
+    attrs: Readonly<Record<string, number>>,
+  ): number;
+  opNames(): string[];
+
+  compile(program: NativeProgram): Executable;
+  /** One run off the main thread, with the lengths of the named dimensions. Rejects with ERR_CANCELLED after `cancel`. */
+  run(executable: Executable, dims: Readonly<Record<string, number>>): Promise<void>;
+  /** Stops the run under way between two ops. */
+  cancel(executable: Executable): void;
+
+  cpuInfo(): CpuInfo;
+  setThreads(threads: number): void;
+  memory(): MemoryInfo;
+  resetPeak(): void;
+  /** Whether this build has CUDA, and what was found of driver and devices. */
+  cudaInfo(): { readonly compiled: boolean; readonly reason: string };
+}
+
+const require = createRequire(import.meta.url);
+
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!folder.endsWith('dist') && dirname(folder) !== folder) folder = dirname(folder);
+  return dirname(folder);
+}
+
+/** The folder of the installed package: its `models` and `examples` lie here. */
+export const PACKAGE_ROOT: string = packageRoot();
+
+function load(): Addon {
+  const nodeGypBuild = require('node-gyp-build') as { (folder: string): Addon; path(folder: string): string };
+  try {
+    return nodeGypBuild(PACKAGE_ROOT);
+  } catch (cause) {
+    throw new Error(
+      [
+        `vltune: no native addon for ${process.platform}-${process.arch}, Node ${process.version} (looked in ${join(PACKAGE_ROOT, 'build')} and ${join(PACKAGE_ROOT, 'prebuilds')}).`,
+        '  1. Install again without --ignore-scripts or --omit=optional, on a platform that has a prebuild (linux-x64 with glibc 2.34 or newer).',
+        `  2. Or build it here: a C++20 compiler and Python 3, then: cd ${PACKAGE_ROOT} && npx node-gyp rebuild`,
+        `  The loader said: ${(cause as Error).message}`,
+      ].join('\n'),
+      { cause },
+    );
+  }
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, loaded on first use: importing vltune costs nothing. */
+export function addon(): Addon {
+  loaded ??= load();
+  return loaded;
+}

@@ -1,0 +1,29 @@
+// Every op of vltune, one line each: OP(name) or OP_WS(name) where the op wants scratch memory.
+// clang-format off
+#define VLTUNE_OPS(OP, OP_WS)         \
+  OP(embedding)                       \
+  OP(embedding_backward)              \
+  OP(rms_norm)                        \
+  OP_WS(rms_norm_backward)            \
+  OP(rope_table)                      \
+  OP(qk_norm_rope)                    \
+  OP_WS(qk_norm_rope_backward)        \
+  OP(swiglu)                          \
+  OP(swiglu_backward)                 \
+  OP_WS(attention)                    \
+  OP_WS(attention_backward)           \
+  OP_WS(attention_cached)             \
+  OP_WS(linear)                       \
+  OP_WS(linear_backward)              \
+  OP_WS(linear_cross_entropy)         \
+  OP(add)                             \
+  OP(cast)                            \
+  OP(fill)                            \
+  OP(select_rows)                     \
+  OP(copy)                            \
+  OP(nf4_quantize)                    \
+  OP(nf4_quantize_absmax)             \
+  OP(nf4_dequantize)                  \
+  OP(dynamic_map)                     \
+  OP(grad_norm)                       \
+  OP(adamw)

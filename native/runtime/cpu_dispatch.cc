@@ -1,0 +1,35 @@
+#include "cpu_dispatch.h"
+
+#include "cpu_features.h"
+
+namespace vltune::cpu {
+
+namespace portable { extern const OpEntry kTable[]; }
+#ifdef VLTUNE_X86
+namespace avx2 { extern const OpEntry kTable[]; }
+namespace avx512 { extern const OpEntry kTable[]; }
+#endif
+
+const OpEntry* all_ops() {
+#ifdef VLTUNE_X86
+  if (cpu_features().avx512) return avx512::kTable;
+  if (cpu_features().avx2) return avx2::kTable;
+#endif
+  return portable::kTable;
+}
+
+const char* isa_name() {
+#ifdef VLTUNE_X86
+  if (cpu_features().avx512) return "avx512";
+  if (cpu_features().avx2) return "avx2";
+#endif
+  return "portable";
+}
+
+const OpEntry* find_op(const char* name) {
+  for (const OpEntry* op = all_ops(); op->name; ++op)
+    if (std::strcmp(op->name, name) == 0) return op;
+  return nullptr;
+}
+
+}  // namespace vltune::cpu
