@@ -122,6 +122,21 @@ export async function readSafetensorsHeader(path: string, code: ErrorCode = 'ERR
   }
 }
 
+/** A copy of one tensor's bytes, for a file that is read once. `Checkpoint` keeps its files open. */
+export async function readTensor(tensor: TensorInfo, code: ErrorCode = 'ERR_BAD_CHECKPOINT'): Promise<Uint8Array<ArrayBuffer>> {
+  const into = new Uint8Array(tensor.bytes);
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(tensor.file, 'r');
+    await readFully(handle, into, tensor.offset, tensor.file, code);
+  } catch (error) {
+    throw ioError(error, 'read', tensor.file);
+  } finally {
+    await handle?.close();
+  }
+  return into;
+}
+
 async function readFully(handle: FileHandle, into: Uint8Array, position: number, path: string, code: ErrorCode): Promise<void> {
   let done = 0;
   while (done < into.byteLength) {
