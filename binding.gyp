@@ -1,11 +1,6 @@
 {
   # The portable build: CPU only, through node-gyp. native/cpu/*.cc is compiled once for each instruction set; the best one
   # is chosen at run time. CMakeLists.txt builds the same sources (and CUDA).
-  "variables": {
-    "cpu_sources%": "<!@(node -p \"require('fs').readdirSync('native/cpu').filter(f=>f.endsWith('.cc')).map(f=>'native/cpu/'+f).join(' ')\")",
-    "amx_sources%": "<!@(node -p \"(require('fs').existsSync('native/cpu/amx')?require('fs').readdirSync('native/cpu/amx'):[]).filter(f=>f.endsWith('.cc')).map(f=>'native/cpu/amx/'+f).join(' ')\")",
-    "core_sources%": "<!@(node -p \"['native/binding','native/runtime'].flatMap(d=>require('fs').readdirSync(d).filter(f=>f.endsWith('.cc')).map(f=>d+'/'+f)).concat('native/addon.cc').join(' ')\")"
-  },
   "target_defaults": {
     "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
     "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_REQUIRE_BUFFER_EXT_OVERLOADS"],
@@ -23,30 +18,30 @@
   "targets": [
     {
       "target_name": "vltune",
-      "sources": ["<@(core_sources)"],
+      "sources": ["<!@(node scripts/sources.mjs native/binding native/runtime native/addon.cc)"],
       "dependencies": ["cpu_portable"],
       "ldflags": ["-Wl,-z,nodelete", "-Wl,--exclude-libs,ALL"],
       "conditions": [["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512", "cpu_amx"] }]]
     },
-    { "target_name": "cpu_portable", "type": "static_library", "sources": ["<@(cpu_sources)"], "defines": ["VLTUNE_ISA=portable"] }
+    { "target_name": "cpu_portable", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu)"], "defines": ["VLTUNE_ISA=portable"] }
   ],
   "conditions": [
     ["target_arch=='x64'", {
       "targets": [
         {
-          "target_name": "cpu_avx2", "type": "static_library", "sources": ["<@(cpu_sources)"], "defines": ["VLTUNE_ISA=avx2"],
+          "target_name": "cpu_avx2", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu)"], "defines": ["VLTUNE_ISA=avx2"],
           "cflags": ["-mavx2", "-mfma", "-mf16c"],
           "xcode_settings": { "OTHER_CFLAGS": ["-mavx2", "-mfma", "-mf16c"] },
           "msvs_settings": { "VCCLCompilerTool": { "EnableEnhancedInstructionSet": "5" } }
         },
         {
-          "target_name": "cpu_avx512", "type": "static_library", "sources": ["<@(cpu_sources)"], "defines": ["VLTUNE_ISA=avx512"],
+          "target_name": "cpu_avx512", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu)"], "defines": ["VLTUNE_ISA=avx512"],
           "cflags": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
           "xcode_settings": { "OTHER_CFLAGS": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"] },
           "msvs_settings": { "VCCLCompilerTool": { "AdditionalOptions": ["/arch:AVX512"] } }
         },
         {
-          "target_name": "cpu_amx", "type": "static_library", "sources": ["<@(amx_sources)"],
+          "target_name": "cpu_amx", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu/amx)"],
           "cflags": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16", "-mavx2", "-mfma", "-mf16c"],
           "xcode_settings": { "OTHER_CFLAGS": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mfma"] }
         }

@@ -1,0 +1,74 @@
+// A program made ready to run: ops resolved, operands laid out, checked once. Running it is a loop over ops.
+#pragma once
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "op.h"
+#include "storage.h"
+
+namespace vltune {
+
+// A tensor together with what keeps its memory alive.
+struct BoundTensor {
+  Tensor tensor;
+  std::vector<std::shared_ptr<Storage>> storages;
+};
+
+struct ProgramValue {
+  Tensor tensor;                        // data resolved; shape holds the largest lengths
+  int dims[kMaxRank] = {-1, -1, -1, -1};  // index of the named dimension, or -1
+};
+
+struct ProgramOp {
+  std::string name;
+  std::vector<int> in, out;  // value indices, -1: absent
+  Attrs attrs;
+};
+
+struct Program {
+  std::vector<std::string> dim_names;
+  std::vector<int64_t> dim_limits;
+  std::vector<ProgramValue> values;
+  std::vector<ProgramOp> ops;
+  std::vector<std::shared_ptr<Storage>> storages;  // kept alive
+  void* workspace = nullptr;
+  size_t workspace_bytes = 0;
+};
+
+class Executable {
+ public:
+  // ERR_ARGUMENT: an op that does not exist, or a workspace too small for the largest lengths.
+  explicit Executable(Program program);
+
+  // Runs all ops with the given lengths of the named dimensions. ERR_CANCELLED if cancel() was called meanwhile.
+  void run(const std::vector<int64_t>& lengths);
+  void cancel() { cancelled_.store(true); }
+  // Takes the executable for one run; false if a run is under way.
+  bool acquire() { return !busy_.exchange(true); }
+  void release() { busy_.store(false); }
+
+  const Program& program() const { return program_; }
+
+ private:
+  struct Step {
+    const OpEntry* entry;
+    std::vector<Tensor> in, out;
+    std::vector<int> in_values, out_values;
+    const Attrs* attrs;
+  };
+  void call(Step& step, const std::vector<int64_t>& lengths, bool check_only);
+
+  Program program_;
+  std::vector<Step> steps_;
+  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> busy_{false};
+};
+
+// Runs one op with scratch memory of its own.
+void run_op(const char* name, const std::vector<Tensor>& in, const std::vector<Tensor>& out, const Attrs& attrs);
+size_t op_workspace(const char* name, const std::vector<Tensor>& in, const std::vector<Tensor>& out, const Attrs& attrs);
+
+}  // namespace vltune

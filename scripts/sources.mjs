@@ -1,0 +1,13 @@
+// Prints the C++ sources in the given folders (not their subfolders), and the given files: the list that binding.gyp and
+// CMakeLists.txt build, so that neither names files one by one.
+import { existsSync, readdirSync, statSync } from 'node:fs';
+
+const sources = process.argv.slice(2).flatMap((path) => {
+  if (!existsSync(path)) return [];
+  if (!statSync(path).isDirectory()) return [path];
+  return readdirSync(path)
+    .filter((name) => name.endsWith('.cc'))
+    .sort()
+    .map((name) => `${path}/${name}`);
+});
+console.log(sources.join(' '));
