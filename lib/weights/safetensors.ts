@@ -8,7 +8,7 @@
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { type ErrorCode, VltuneError } from '../errors.js';
 import { type FileSink, ioError, safeJoin, writeFileAtomic } from '../files.js';
 import { addon, type Storage } from '../native.js';
@@ -279,12 +279,20 @@ export class Checkpoint {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   /** The files, in the order of their names. */
   readonly files: readonly SafetensorsFile[];
+  /** Path of the index, if there are shards. */
+  readonly index: string | undefined;
   readonly #storages = new Map<string, Storage>();
   readonly #descriptors = new Map<string, number>();
   #closed = false;
 
-  private constructor(folder: string, files: readonly SafetensorsFile[], tensors: ReadonlyMap<string, TensorInfo>) {
+  private constructor(
+    folder: string,
+    files: readonly SafetensorsFile[],
+    tensors: ReadonlyMap<string, TensorInfo>,
+    index?: string,
+  ) {
     this.folder = folder;
+    this.index = index;
     this.files = files;
     this.tensors = tensors;
   }
@@ -369,7 +377,7 @@ export class Checkpoint {
         throw new VltuneError(code, `${path}: tensor ${printable(missing)} is missing, though the index says that it lies here`);
       files.push(file);
     }
-    return new Checkpoint(folder, files, tensors);
+    return new Checkpoint(folder, files, tensors, index);
   }
 
   has(name: string): boolean {
@@ -562,11 +570,4 @@ export async function writeCheckpoint(
   map.sort(([a], [b]) => (a < b ? -1 : 1));
   const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(map) };
   await writeFileAtomic(join(folder, INDEX), `${JSON.stringify(index, null, 2)}\n`);
-}
-
-/** Whether a file of a model folder holds weights, or belongs to them (an index), in any format. */
-export function isWeightFile(name: string): boolean {
-  return (
-    /\.(safetensors|index\.json|h5|msgpack|onnx|gguf|tflite|npz)$/.test(name) || PICKLE.test(name) || basename(name) === INDEX
-  );
 }
