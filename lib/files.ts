@@ -17,6 +17,7 @@ const SYSTEM_ERRORS: Readonly<Record<string, string>> = {
   EROFS: 'the file system is read-only',
   ENOTDIR: 'a part of the path is not a folder',
   EISDIR: 'it is a folder',
+  EEXIST: 'a file is in the way',
   ENOENT: 'no such file or folder',
   EMFILE: 'too many open files',
   EFBIG: 'the file system does not take files this large',

@@ -5,6 +5,8 @@
  */
 import { z } from 'zod';
 import { VltuneError } from './errors.js';
+import { printable } from './weights/json.js';
+import { fromPythonRegex } from './weights/python_regex.js';
 
 export type OptionKind =
   | 'integer'
@@ -170,7 +172,7 @@ function schemaOf(spec: OptionSpec): z.ZodType {
 
 function isRegularExpression(text: string): boolean {
   try {
-    new RegExp(text);
+    fromPythonRegex(text, '');
     return true;
   } catch {
     return false;
@@ -258,7 +260,7 @@ export function checkOptions(table: OptionTable, options: GivenOptions): Checked
     const spec = Object.hasOwn(table, key) ? table[key] : undefined;
     if (!spec) {
       const near = nearestName(key, Object.keys(table));
-      errors.push(`${nameOf(key)}: unknown option${near === undefined ? '' : `; did you mean ${nameOf(near)}?`}`);
+      errors.push(`${printable(nameOf(key))}: unknown option${near === undefined ? '' : `; did you mean ${nameOf(near)}?`}`);
       continue;
     }
     given.add(key);

@@ -158,12 +158,12 @@ class ExactParser {
       }
       if (unit === undefined) this.fail('a string that is never closed', start);
       if (unit !== '\\') this.fail(`control character ${this.here()} in a string: write it as an escape`);
-      const escape = this.text[this.at + 1];
-      const plain = escape === undefined ? undefined : ESCAPES[escape];
+      const letter = this.text[this.at + 1];
+      const plain = letter === undefined ? undefined : ESCAPES[letter];
       if (plain !== undefined) {
         text += plain;
         this.at += 2;
-      } else if (escape === 'u' && /^[0-9a-fA-F]{4}$/.test(this.text.slice(this.at + 2, this.at + 6))) {
+      } else if (letter === 'u' && /^[0-9a-fA-F]{4}$/.test(this.text.slice(this.at + 2, this.at + 6))) {
         text += String.fromCharCode(Number.parseInt(this.text.slice(this.at + 2, this.at + 6), 16));
         this.at += 6;
       } else {

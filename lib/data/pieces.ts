@@ -20,10 +20,8 @@ const SPLITTERS: ReadonlyMap<string, RegExp> = new Map([
 ]);
 
 const COVERED =
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are covered
   // biome-ignore lint/suspicious/noMisleadingCharacterClass: combining marks and joiners stand for themselves
   /^[\0-\x84\x86-\u052f\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u1100-\u11ff\u1e00-\u218f\u2190-\u2bff\u2e00-\u30ff\u3200-\u33ff\u3400-\u4db5\u4e00-\u9fd5\uac00-\ud7a3\uf900-\ufaff\ufe00-\ufe0f\uff00-\uffef\u{1f000}-\u{1faff}]*$/u;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: the range starts at zero
 const NEEDS_NO_NORMALIZER = /^[\0-\u02ff]*$/;
 
 /** Pieces held in each of the two generations of the table. */

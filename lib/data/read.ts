@@ -117,8 +117,8 @@ function contentOf(value: unknown, field: string): string | TextItem[] {
     if (!isFields(item)) throw new RowError(`${name}: expected an item such as {"type":"text","text":…}, got ${describe(item)}`);
     const { type } = item;
     if (type === 'text') {
-      if (typeof item['text'] !== 'string') throw new RowError(`${name}.text: expected a string, got ${describe(item['text'])}`);
-      items.push({ type: 'text', text: checkText(item['text'], `${name}.text`) });
+      if (typeof item.text !== 'string') throw new RowError(`${name}.text: expected a string, got ${describe(item.text)}`);
+      items.push({ type: 'text', text: checkText(item.text, `${name}.text`) });
     } else if (typeof type === 'string' && MEDIA_TYPES.has(type)) {
       const { type: _, text: __, ...payload } = item;
       if (holdsSomething(payload)) throw new MediaError(name);
@@ -145,7 +145,7 @@ function messageList(list: readonly unknown[], column: string): Message[] {
     if (role === undefined) {
       throw new RowError(`${field}.${roleKey}: expected "system", "user" or "assistant", got ${describe(given)}`);
     }
-    if (holdsSomething(turn['tool_calls'])) throw new RowError(`${field}.tool_calls: tool calls are not supported`, true);
+    if (holdsSomething(turn.tool_calls)) throw new RowError(`${field}.tool_calls: tool calls are not supported`, true);
     const previous = messages.at(-1)?.role;
     if (role === 'system' ? i > 0 : role === 'user' ? previous === 'user' : previous !== 'user') {
       const expected =
@@ -191,7 +191,7 @@ function rowMessages(value: unknown): Message[] {
     if (list === undefined || list === null) continue;
     if (!Array.isArray(list)) throw new RowError(`${column}: expected a list of messages, got ${describe(list)}`);
     for (const media of MEDIA_COLUMNS) if (holdsSomething(value[media])) throw new MediaError(media);
-    if (holdsSomething(value['tools'])) throw new RowError('tools: tool definitions are not supported', true);
+    if (holdsSomething(value.tools)) throw new RowError('tools: tool definitions are not supported', true);
     return messageList(list, column);
   }
   return alpacaMessages(value);

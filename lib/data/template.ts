@@ -104,7 +104,7 @@ export class ChatTemplate {
     for (const name of ['chat_template.json', 'tokenizer_config.json']) {
       const path = join(folder, name);
       const text = await readIfThere(path);
-      const found = text === undefined ? undefined : templateIn(path, parseObject(path, text)['chat_template']);
+      const found = text === undefined ? undefined : templateIn(path, parseObject(path, text).chat_template);
       if (found !== undefined) return new ChatTemplate(found, tokens, path);
     }
     throw new VltuneError(

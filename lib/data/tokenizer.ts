@@ -94,10 +94,10 @@ export class Tokenizer {
     this.specialTokens = (file.added_tokens ?? [])
       .filter((token) => (token as { special?: boolean }).special)
       .map((token) => token.content);
-    this.bosToken = describeToken(config['bos_token']);
-    this.eosToken = describeToken(config['eos_token']);
-    this.padToken = describeToken(config['pad_token']);
-    this.unkToken = describeToken(config['unk_token']);
+    this.bosToken = describeToken(config.bos_token);
+    this.eosToken = describeToken(config.eos_token);
+    this.padToken = describeToken(config.pad_token);
+    this.unkToken = describeToken(config.unk_token);
     const idOf = (token: string | null, name: string): number | null => {
       if (token === null) return null;
       const id = this.tokenToId(token);
@@ -111,7 +111,7 @@ export class Tokenizer {
     this.bosId = idOf(this.bosToken, 'bos_token');
     this.eosId = idOf(this.eosToken, 'eos_token');
     this.padId = idOf(this.padToken, 'pad_token');
-    this.stopIds = this.stops(generation['eos_token_id']);
+    this.stopIds = this.stops(generation.eos_token_id);
   }
 
   private stops(given: unknown): number[] {
