@@ -39,10 +39,11 @@ function dot(a: ArrayLike<number>, aAt: number, b: ArrayLike<number>, bAt: numbe
   return sum;
 }
 
-/** Calls `row` for every query and head with the weights of the keys it sees: keys `begin` to `begin + weights.length`. */
+/** Calls `row` for every query from `from` and every head with the weights of the keys it sees: keys `begin` to `begin + weights.length`. */
 function eachRow(
   shape: AttentionShape,
   { q, k }: AttentionInputs,
+  from: number,
   row: (
     at: { head: number; token: number; q: number; kv: (key: number) => number; begin: number },
     weights: Float64Array,
@@ -53,7 +54,7 @@ function eachRow(
   const bounds = boundsOf(shape.lengths);
   for (let s = 0; s < shape.lengths.length; s++) {
     const begin = bounds[s]!;
-    for (let token = begin; token < bounds[s + 1]!; token++) {
+    for (let token = Math.max(begin, from); token < bounds[s + 1]!; token++) {
       for (let head = 0; head < heads; head++) {
         const kvHead = Math.floor(head / (heads / kvHeads));
         const kv = (key: number): number => (key * kvHeads + kvHead) * headDim;
@@ -74,11 +75,12 @@ function eachRow(
   }
 }
 
-export function attentionReference(shape: AttentionShape, inputs: AttentionInputs): AttentionOutputs {
+/** Rows before `from` are left 0. */
+export function attentionReference(shape: AttentionShape, inputs: AttentionInputs, from = 0): AttentionOutputs {
   const tokens = shape.lengths.reduce((a, b) => a + b, 0);
   const o = new Float64Array(inputs.q.length);
   const lse = new Float64Array(shape.heads * tokens);
-  eachRow(shape, inputs, (at, weights, rowLse) => {
+  eachRow(shape, inputs, from, (at, weights, rowLse) => {
     lse[at.head * tokens + at.token] = rowLse;
     for (const [j, weight] of weights.entries())
       for (let d = 0; d < shape.headDim; d++) o[at.q + d]! += weight * inputs.v[at.kv(at.begin + j) + d]!;
@@ -96,7 +98,7 @@ export function attentionBackwardReference(
   const dq = new Float64Array(q.length);
   const dk = new Float64Array(k.length);
   const dv = new Float64Array(v.length);
-  eachRow(shape, inputs, (at, weights) => {
+  eachRow(shape, inputs, 0, (at, weights) => {
     const dWeights = weights.map((_, j) => dot(dout, at.q, v, at.kv(at.begin + j), headDim));
     const mean = dot(weights, 0, dWeights, 0, weights.length);
     for (const [j, weight] of weights.entries()) {
