@@ -12,6 +12,9 @@
 //   exp(v)                                 within 1.1 ulp; 0 below -104, inf above 88.73, NaN stays NaN; subnormals included
 //   sigmoid(v)                             1/(1 + exp(-v))
 //
+//   each_vector(n, step), load_part, store_part   loops over n elements of which the last vector may be short
+//   convert(from, to, n)                          elements of one type to another
+//
 // Bf16 is rounded to nearest even; NaN becomes 0x7fc0.
 #pragma once
 #include <cstdint>
@@ -315,5 +318,19 @@ inline Vec exp(Vec x) {
 }
 
 inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x)); }
+
+// Calls step(i, count) for every vector of n elements; count is kLanes but for the last.
+template <class Step> inline void each_vector(int64_t n, Step&& step) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) step(i, kLanes);
+  if (i < n) step(i, static_cast<int>(n - i));
+}
+// Whole vectors by load and store, a last part by load_n and store_n; after inlining into each_vector there is no branch.
+template <class T> inline Vec load_part(const T* p, int n) { return n == kLanes ? load(p) : load_n(p, n); }
+template <class T> inline void store_part(T* p, Vec a, int n) { n == kLanes ? store(p, a) : store_n(p, a, n); }
+
+template <class From, class To> inline void convert(const From* from, To* to, int64_t n) {
+  each_vector(n, [&](int64_t i, int count) { store_part(to + i, load_part(from + i, count), count); });
+}
 
 }  // namespace vltune::cpu::VLTUNE_ISA
