@@ -51,9 +51,9 @@ test('no two values that live at the same time share memory', (t) => {
 });
 
 test('memory of values that are dead is used again', (t) => {
-  const two = planMemory(stack(2)).workspaceOffset;
+  const four = planMemory(stack(4)).workspaceOffset;
   const twenty = planMemory(stack(20)).workspaceOffset;
-  t.is(twenty, two);
+  t.is(twenty, four);
 });
 
 test('the workspace holds what the hungriest op asks for', (t) => {
