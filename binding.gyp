@@ -20,7 +20,9 @@
       "target_name": "vltune",
       "sources": ["<!@(node scripts/sources.mjs native/binding native/runtime native/addon.cc)"],
       "dependencies": ["cpu_portable"],
-      "ldflags": ["-Wl,-z,nodelete", "-Wl,--exclude-libs,ALL"],
+      # The whole archives: while kernels are being written their names are weak, and a weak name alone pulls nothing in.
+      "ldflags": ["-Wl,-z,nodelete", "-Wl,--exclude-libs,ALL", "-Wl,--whole-archive"],
+      "libraries": ["-Wl,--no-whole-archive"],
       "conditions": [["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512", "cpu_amx"] }]]
     },
     { "target_name": "cpu_portable", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu)"], "defines": ["VLTUNE_ISA=portable"] }
@@ -36,7 +38,7 @@
         },
         {
           "target_name": "cpu_avx512", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu)"], "defines": ["VLTUNE_ISA=avx512"],
-          "cflags": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+          "cflags": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"],
           "xcode_settings": { "OTHER_CFLAGS": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"] },
           "msvs_settings": { "VCCLCompilerTool": { "AdditionalOptions": ["/arch:AVX512"] } }
         },

@@ -1,0 +1,226 @@
+/** Text from a model: prompt, chat or raw, to tokens, one by one. */
+import { ChatTemplate } from '../data/template.js';
+import type { Message } from '../data/read.js';
+import { Tokenizer } from '../data/tokenizer.js';
+import { VltuneError } from '../errors.js';
+import { adaptersOf } from '../models/adapters.js';
+import { FrozenWeights } from '../models/frozen_weights.js';
+import { ModelFolder } from '../models/model_folder.js';
+import { loraName, Trainables } from '../models/trainables.js';
+import { addon, type Storage } from '../native.js';
+import { MersenneTwister } from '../random.js';
+import { resolveModel } from '../weights/hub.js';
+import { type Adapter, readAdapter } from '../weights/lora.js';
+import { DecoderSession } from './decoder_session.js';
+import { type GenerationDefaults, readGenerationConfig } from './generation_config.js';
+import { type Sampling, sample } from './sampler.js';
+
+export interface GeneratorOptions {
+  /** A PEFT adapter folder that is applied on the fly. */
+  readonly adapter?: string | undefined;
+  /** Activations (and the rounding of weights). Default bfloat16. */
+  readonly dtype?: 'float32' | 'bfloat16' | undefined;
+  /** Quantise the language model's linear layers to NF4. Default false. */
+  readonly loadIn4bit?: boolean | undefined;
+  readonly device?: 'auto' | 'cpu' | undefined;
+  readonly revision?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Hears of bytes of weights loaded, and in all. */
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+export interface GenerateOptions extends Partial<Sampling> {
+  /** A user's turn. One of prompt, messages and raw. */
+  readonly prompt?: string | undefined;
+  /** A whole conversation. */
+  readonly messages?: readonly Message[] | undefined;
+  /** Text that no template touches. */
+  readonly raw?: string | undefined;
+  /** A system turn before `prompt`. */
+  readonly system?: string | undefined;
+  readonly maxNewTokens?: number | undefined;
+  /** Of the random numbers that sampling draws. Default 0. */
+  readonly seed?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface GeneratedToken {
+  readonly tokenId: number;
+  /** The text that this token completes; '' while a character is not whole. */
+  readonly text: string;
+}
+
+export interface GenerationResult {
+  readonly text: string;
+  /** Without the stop token. */
+  readonly tokenIds: readonly number[];
+  readonly numPromptTokens: number;
+  readonly finishReason: 'stop' | 'length';
+  /** New tokens a second, the prompt's time not counted. */
+  readonly tokensPerSecond: number;
+}
+
+/** Cache sizes grow by this many tokens. */
+const CAPACITY_STEP = 256;
+
+export class Generator {
+  readonly #model: ModelFolder;
+  readonly #tokenizer: Tokenizer;
+  readonly #frozen: FrozenWeights;
+  readonly #trainables: Trainables;
+  readonly #params: Storage;
+  readonly #defaults: GenerationDefaults;
+  readonly #dtype: 'f32' | 'bf16';
+  #session: DecoderSession | undefined;
+  #template: ChatTemplate | undefined;
+
+  private constructor(parts: {
+    model: ModelFolder;
+    tokenizer: Tokenizer;
+    frozen: FrozenWeights;
+    trainables: Trainables;
+    params: Storage;
+    defaults: GenerationDefaults;
+    dtype: 'f32' | 'bf16';
+  }) {
+    this.#model = parts.model;
+    this.#tokenizer = parts.tokenizer;
+    this.#frozen = parts.frozen;
+    this.#trainables = parts.trainables;
+    this.#params = parts.params;
+    this.#defaults = parts.defaults;
+    this.#dtype = parts.dtype;
+  }
+
+  /** Loads a model folder or hub id. ERR_NOT_FOUND, ERR_BAD_CHECKPOINT, ERR_BAD_ADAPTER, ERR_UNSUPPORTED, ERR_OUT_OF_MEMORY. */
+  static async load(model: string, options: GeneratorOptions = {}): Promise<Generator> {
+    const folder = await resolveModel(model, options.revision === undefined ? {} : { revision: options.revision });
+    const opened = await ModelFolder.open(folder);
+    const dtype = options.dtype === 'float32' ? 'f32' : 'bf16';
+    const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
+    const trainables = adapter ? adaptersOf(opened.spec, adapter, 0) : Trainables.none();
+    const frozen = new FrozenWeights(opened, { dtype, loadIn4bit: options.loadIn4bit ?? false, doubleQuant: true, skip: () => false });
+    const [tokenizer, defaults] = await Promise.all([Tokenizer.load(folder), readGenerationConfig(folder)]);
+    await frozen.load('cpu', options.onProgress, options.signal);
+    const params = addon().allocate(trainables.layout.elements * 4, 'cpu');
+    if (adapter) writeAdapters(params, trainables, adapter);
+    return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype });
+  }
+
+  /** Yields the new tokens as they are made; returns the whole. */
+  async *generate(options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerationResult> {
+    const promptIds = await this.promptIds(options);
+    const sampling = this.#sampling(options);
+    const { maxPositions } = this.#model.spec.text;
+    const maxNewTokens = Math.min(options.maxNewTokens ?? this.#defaults.maxNewTokens, maxPositions - promptIds.length);
+    if (promptIds.length === 0) throw new VltuneError('ERR_USAGE', 'the prompt is empty: there is no token to start from');
+    if (maxNewTokens < 1) {
+      throw new VltuneError('ERR_USAGE', `the prompt has ${promptIds.length} tokens, the model takes ${maxPositions} (max_position_embeddings) with at least one new`);
+    }
+    const session = this.#sessionFor(promptIds.length + maxNewTokens);
+    session.reset();
+
+    const random = new MersenneTwister(options.seed ?? 0);
+    const seen = new Set<number>(promptIds);
+    const stops = new Set(this.#tokenizer.stopIds);
+    const decode = this.#tokenizer.decodeStream();
+    const tokenIds: number[] = [];
+    let text = '';
+    let finishReason: GenerationResult['finishReason'] = 'length';
+    let logits = await session.read(promptIds, options.signal);
+    const started = performance.now();
+    for (;;) {
+      const tokenId = sample(logits, sampling, seen, random);
+      if (stops.has(tokenId)) {
+        finishReason = 'stop';
+        break;
+      }
+      seen.add(tokenId);
+      tokenIds.push(tokenId);
+      const piece = await decode.push(tokenId);
+      text += piece;
+      yield { tokenId, text: piece };
+      if (tokenIds.length === maxNewTokens) break;
+      logits = await session.read([tokenId], options.signal);
+    }
+    const seconds = (performance.now() - started) / 1000;
+    text += await decode.end();
+    return {
+      text,
+      tokenIds,
+      numPromptTokens: promptIds.length,
+      finishReason,
+      tokensPerSecond: seconds > 0 ? tokenIds.length / seconds : 0,
+    };
+  }
+
+  /** `generate`, without the steps in between. */
+  async complete(options: GenerateOptions): Promise<GenerationResult> {
+    const tokens = this.generate(options);
+    for (;;) {
+      const step = await tokens.next();
+      if (step.done) return step.value;
+    }
+  }
+
+  /** The logits of the token that follows a prompt, f32 [V]. */
+  async nextLogits(options: GenerateOptions): Promise<Float32Array> {
+    const ids = await this.promptIds(options);
+    const session = this.#sessionFor(ids.length);
+    session.reset();
+    return session.read(ids, options.signal);
+  }
+
+  /** The ids that a prompt is read as. */
+  async promptIds(options: GenerateOptions): Promise<Int32Array> {
+    const given = [options.prompt, options.messages, options.raw].filter((value) => value !== undefined);
+    if (given.length !== 1) throw new VltuneError('ERR_USAGE', `expected one of prompt, messages and raw, got ${given.length} of them`);
+    if (options.raw !== undefined) return this.#tokenizer.encode(options.raw);
+    const messages: readonly Message[] = options.messages ?? [
+      ...(options.system === undefined ? [] : [{ role: 'system' as const, content: options.system }]),
+      { role: 'user', content: options.prompt! },
+    ];
+    this.#template ??= await ChatTemplate.load(this.#model.folder, this.#tokenizer);
+    return this.#tokenizer.encode(this.#template.render(messages, { addGenerationPrompt: true }));
+  }
+
+  /** Frees all memory. */
+  release(): void {
+    this.#session?.release();
+    this.#session = undefined;
+    this.#frozen.release();
+    addon().release(this.#params);
+    this.#model.close();
+  }
+
+  #sampling(options: GenerateOptions): Sampling {
+    const { temperature, topK, topP, repetitionPenalty } = this.#defaults;
+    return {
+      temperature: options.temperature ?? temperature,
+      topK: options.topK ?? topK,
+      topP: options.topP ?? topP,
+      repetitionPenalty: options.repetitionPenalty ?? repetitionPenalty,
+    };
+  }
+
+  #sessionFor(tokens: number): DecoderSession {
+    if (this.#session && this.#session.capacity >= tokens) return this.#session;
+    this.#session?.release();
+    this.#session = new DecoderSession(this.#model.spec, this.#frozen, this.#trainables, this.#params, {
+      dtype: this.#dtype,
+      device: 'cpu',
+      capacity: Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP,
+    });
+    return this.#session;
+  }
+}
+
+function writeAdapters(params: Storage, trainables: Trainables, adapter: Adapter): void {
+  for (const [name, { a, b }] of adapter.tensors) {
+    for (const [which, data] of [['A', a] as const, ['B', b] as const]) {
+      const parameter = trainables.layout.get(loraName(name, which));
+      // Adapters of the vision tower have no place in a text program.
+      if (parameter) addon().write(params, parameter.offset * 4, data);
+    }
+  }
+}

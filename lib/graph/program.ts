@@ -1,0 +1,60 @@
+/** A compiled graph: what native code runs, one call a run, off the main thread. */
+import { VltuneError } from '../errors.js';
+import { addon, type Executable, type Nf4Ref, type Storage } from '../native.js';
+import type { Graph, Value } from './graph.js';
+import type { Plan } from './planner.js';
+
+/** Where a value that is not in the arena lies. */
+export interface Place {
+  readonly storage: Storage;
+  readonly offset: number;
+  readonly nf4?: Nf4Ref;
+}
+
+export class Program {
+  readonly #executable: Executable;
+
+  private constructor(executable: Executable) {
+    this.#executable = executable;
+  }
+
+  /** `arena` holds at least `plan.arenaBytes`; `places` names every value outside of it that an op touches. */
+  static compile(graph: Graph, plan: Plan, arena: Storage, places: ReadonlyMap<Value, Place>): Program {
+    const used = [...new Set(graph.ops.flatMap((op) => [...op.in, ...op.out]))].filter((value) => value !== null);
+    const index = new Map(used.map((value, i) => [value, i]));
+    const indexOf = (value: Value | null): number => (value ? index.get(value)! : -1);
+    return new Program(
+      addon().compile({
+        dims: graph.dims,
+        values: used.map((value) => {
+          const { dtype, shape } = value;
+          if (value.kind === 'arena') return { dtype, shape, arena: plan.offsets.get(value)! };
+          const place = places.get(value);
+          if (!place) throw new VltuneError('ERR_INTERNAL', `${value.kind} ${value.name} has no place in memory`);
+          return { dtype, shape, ref: place };
+        }),
+        ops: graph.ops.map((op) => ({ op: op.op, in: op.in.map(indexOf), out: op.out.map(indexOf), attrs: op.attrs })),
+        arena,
+        workspaceOffset: plan.workspaceOffset,
+        workspaceBytes: plan.workspaceBytes,
+      }),
+    );
+  }
+
+  /** Runs all ops with these lengths of the named dimensions. Rejects with ERR_CANCELLED when `signal` aborts it. */
+  async run(lengths: Readonly<Record<string, number>>, signal?: AbortSignal): Promise<void> {
+    if (signal?.aborted) throw new VltuneError('ERR_CANCELLED', 'the run was cancelled');
+    const cancel = () => addon().cancel(this.#executable);
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      await addon().run(this.#executable, lengths);
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+    }
+  }
+
+  /** Frees what only this program holds. */
+  release(): void {
+    addon().release(this.#executable as unknown as Storage);
+  }
+}

@@ -1,0 +1,54 @@
+/** LoRA adapters of a model: from a PEFT folder, or new ones by the options of a run. */
+import { MersenneTwister } from '../random.js';
+import { type Adapter, checkAdapterFits } from '../weights/lora.js';
+import { matchTargetModules } from '../weights/target_modules.js';
+import type { LinearSpec, ModelSpec } from './family.js';
+import { Trainables } from './trainables.js';
+
+export interface LoraOptions {
+  readonly r: number;
+  readonly alpha: number;
+  readonly dropout: number;
+  readonly useRslora: boolean;
+  readonly targetModules: string | readonly string[];
+}
+
+/** New adapters on the layers that `targetModules` names, as PEFT reads it. */
+export function newAdapters(spec: ModelSpec, options: LoraOptions): Trainables {
+  const linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
+  const names = matchTargetModules([...linears.keys()], options.targetModules);
+  const scale = options.alpha / (options.useRslora ? Math.sqrt(options.r) : options.r);
+  return Trainables.lora(
+    names.map((name) => ({ spec: linears.get(name)!, rank: options.r, scale })),
+    options.dropout,
+  );
+}
+
+/** The layers of an adapter that was read. ERR_BAD_ADAPTER if it does not fit the model. */
+export function adaptersOf(spec: ModelSpec, adapter: Adapter, dropout: number): Trainables {
+  const linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
+  checkAdapterFits(adapter, new Map(spec.linears.map(({ name, in: inFeatures, out: outFeatures }) => [name, { inFeatures, outFeatures }])));
+  // In the model's order, whatever the file's: the same adapter trains to the same bits.
+  const present = spec.linears.filter(({ name }) => adapter.tensors.has(name));
+  return Trainables.lora(
+    present.map(({ name }) => ({ spec: linears.get(name)!, rank: adapter.tensors.get(name)!.rank, scale: adapter.tensors.get(name)!.scale })),
+    dropout,
+  );
+}
+
+/**
+ * A new adapter's A: kaiming_uniform with a = sqrt(5), that is uniform in ±1/sqrt(in), as PEFT starts it (B starts at zero).
+ * One generator a layer, so that a layer's numbers do not depend on which others are trained.
+ */
+export function initialA(spec: LinearSpec, rank: number, seed: number): Float32Array {
+  const random = new MersenneTwister((seed ^ hash(spec.name)) >>> 0);
+  const bound = 1 / Math.sqrt(spec.in);
+  return Float32Array.from({ length: rank * spec.in }, () => (2 * random.uniform() - 1) * bound);
+}
+
+/** FNV-1a, 32 bits. */
+function hash(text: string): number {
+  let h = 0x811c9dc5;
+  for (const byte of Buffer.from(text)) h = Math.imul(h ^ byte, 0x01000193);
+  return h >>> 0;
+}

@@ -1,0 +1,363 @@
+/** The training loop: updates over micro-batches, with logging, evaluation, checkpoints and resume. */
+import { mkdir } from 'node:fs/promises';
+import { type Batch, buildBatch } from '../data/batches.js';
+import { VltuneError } from '../errors.js';
+import { ensureEmptyOutput } from '../files.js';
+import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
+import { checkpointToResume, checkSameRun, type LogEntry, removeCheckpoints, type RunIdentity, saveCheckpoint, sweepOutput } from './checkpoint.js';
+import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
+import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
+import type { MemoryPlan } from './training_step.js';
+import { initializeParameters, restoreState, saveWeights, stateTensors } from './weights_on_disk.js';
+
+/** What a run says of itself, in the form in which `--json` prints it. */
+export type TrainEvent =
+  | {
+      readonly event: 'start';
+      readonly model: string;
+      readonly output_dir: string;
+      readonly rows: number;
+      readonly tokens: number;
+      readonly target_tokens: number;
+      readonly truncated_rows: number;
+      readonly skipped_rows: number;
+      readonly trainable_parameters: number;
+      readonly micro_batches_per_epoch: number;
+      readonly steps: number;
+      /** Updates done before, by the checkpoint that the run goes on from. */
+      readonly resumed_step: number;
+      readonly planned_memory_bytes: number;
+    }
+  | {
+      readonly event: 'step';
+      readonly step: number;
+      readonly epoch: number;
+      /** Per target token, over the updates since the last event. */
+      readonly loss: number;
+      /** Before clipping, of the last update. */
+      readonly grad_norm: number;
+      /** That the last update used. */
+      readonly learning_rate: number;
+      /** Since the last event, without padding. */
+      readonly num_tokens: number;
+      readonly num_target_tokens: number;
+      readonly tokens_per_second: number;
+    }
+  | { readonly event: 'eval'; readonly step: number; readonly epoch: number; readonly eval_loss: number; readonly num_target_tokens: number }
+  | { readonly event: 'save'; readonly step: number; readonly path: string }
+  | {
+      readonly event: 'end';
+      readonly output_dir: string;
+      readonly steps: number;
+      readonly train_loss: number;
+      readonly tokens_per_second: number;
+      readonly peak_memory_bytes: number;
+      readonly planned_memory_bytes: number;
+    };
+
+export interface TrainHooks extends RunHooks {
+  readonly onEvent?: ((event: TrainEvent) => void) | undefined;
+  /** Hears of bytes of weights loaded, and in all. */
+  readonly onLoad?: ((done: number, total: number) => void) | undefined;
+}
+
+export interface TrainResult {
+  readonly outputDir: string;
+  readonly steps: number;
+  /** Mean loss over all updates of this run. */
+  readonly trainLoss: number;
+  readonly logHistory: readonly LogEntry[];
+  readonly peakMemoryBytes: number;
+  readonly plannedMemoryBytes: number;
+}
+
+/**
+ * Trains. The adapter (with full fine-tuning: the model) lies in `outputDir` at the end, checkpoints in `checkpoint-N` in it.
+ * When `signal` aborts, a checkpoint of the last whole update is saved before the promise rejects with ERR_CANCELLED.
+ * Rejects with ERR_NAN, naming the step, if the loss or the gradient norm is not finite; checkpoints are kept.
+ */
+export async function train(options: TrainOptions, hooks: TrainHooks = {}): Promise<TrainResult> {
+  const args = resolveTrainArgs(options);
+  const resumed = await prepareOutput(args);
+  const run = await openRun(args, hooks);
+  try {
+    const identity = identityOf(run);
+    if (resumed) checkSameRun(resumed, args, identity);
+    await run.frozen.load('cpu', hooks.onLoad, hooks.signal);
+    run.step.allocate();
+    if (resumed) await restoreState(run, resumed);
+    else await initializeParameters(run);
+    await mkdir(args.outputDir, { recursive: true });
+    return await new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], hooks).run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+  } finally {
+    closeRun(run);
+  }
+}
+
+/** What a run would need, before anything is allocated. */
+export interface PlanReport {
+  readonly kinds: MemoryPlan;
+  /** Resident memory of the process before training: Node, its code, the tokenizer, the dataset's index. */
+  readonly processBytes: number;
+  readonly plannedMemoryBytes: number;
+  readonly steps: number;
+  readonly rows: number;
+  readonly tokens: number;
+  readonly targetTokens: number;
+  readonly maxTokens: number;
+  readonly trainableParameters: number;
+}
+
+/** Opens and checks everything as `train` does, and says what it would need. Nothing is allocated or written. */
+export async function plan(options: TrainOptions, hooks: RunHooks = {}): Promise<PlanReport> {
+  const run = await openRun(resolveTrainArgs(options), hooks);
+  try {
+    return {
+      kinds: run.step.memory,
+      processBytes: run.plannedBytes - run.step.memory.total,
+      plannedMemoryBytes: run.plannedBytes,
+      steps: run.totalSteps,
+      rows: run.dataset.stats.rows,
+      tokens: run.dataset.stats.tokens,
+      targetTokens: run.dataset.stats.targetTokens,
+      maxTokens: run.limits.tokens,
+      trainableParameters: run.trainables.layout.trainable,
+    };
+  } finally {
+    closeRun(run);
+  }
+}
+
+async function prepareOutput(args: TrainArgs): Promise<Awaited<ReturnType<typeof checkpointToResume>>> {
+  const resumed = await checkpointToResume(args);
+  if (resumed) await sweepOutput(args.outputDir);
+  else if (args.overwriteOutputDir) await removeCheckpoints(args.outputDir);
+  else await ensureEmptyOutput(args.outputDir);
+  return resumed;
+}
+
+/** What has added up since the last log entry. */
+interface Window {
+  loss: number;
+  updates: number;
+  tokens: number;
+  targets: number;
+  started: number;
+}
+
+class TrainingLoop {
+  readonly #run: Run;
+  readonly #args: TrainArgs;
+  readonly #identity: RunIdentity;
+  readonly #hooks: TrainHooks;
+  readonly #log: LogEntry[];
+  #done = 0;
+  #tokensSeen = 0;
+  #lossSum = 0;
+  #updatesHere = 0;
+  #tokensHere = 0;
+  #lastSaved = -1;
+  #window: Window = emptyWindow();
+
+  constructor(run: Run, identity: RunIdentity, log: readonly LogEntry[], hooks: TrainHooks) {
+    this.#run = run;
+    this.#args = run.args;
+    this.#identity = identity;
+    this.#log = [...log];
+    this.#hooks = hooks;
+  }
+
+  async run(doneBefore: number, tokensBefore: number): Promise<TrainResult> {
+    const { batches, totalSteps } = this.#run;
+    this.#done = doneBefore;
+    this.#tokensSeen = tokensBefore;
+    if (doneBefore > 0) this.#lastSaved = doneBefore;
+    this.#announce(doneBefore);
+    const started = performance.now();
+    this.#window = emptyWindow();
+    while (this.#done < totalSteps) {
+      const epoch = Math.floor(this.#done / batches.updatesPerEpoch);
+      try {
+        await this.#update(epoch, this.#done % batches.updatesPerEpoch);
+      } catch (error) {
+        if (this.#hooks.signal?.aborted) throw await this.#interrupted(error);
+        throw error;
+      }
+      await this.#afterUpdate();
+      if (this.#hooks.signal?.aborted) throw await this.#interrupted(undefined);
+    }
+    if (this.#args.saveStrategy !== 'no' && this.#lastSaved !== this.#done && this.#updatesHere > 0) await this.#save();
+    await saveWeights(this.#run, this.#args.outputDir);
+
+    const peak = process.resourceUsage().maxRSS * 1024;
+    const trainLoss = this.#updatesHere > 0 ? this.#lossSum / this.#updatesHere : 0;
+    this.#emit({
+      event: 'end',
+      output_dir: this.#args.outputDir,
+      steps: this.#done,
+      train_loss: trainLoss,
+      tokens_per_second: (this.#tokensHere / (performance.now() - started)) * 1000,
+      peak_memory_bytes: peak,
+      planned_memory_bytes: this.#run.plannedBytes,
+    });
+    return {
+      outputDir: this.#args.outputDir,
+      steps: this.#done,
+      trainLoss,
+      logHistory: this.#log,
+      peakMemoryBytes: peak,
+      plannedMemoryBytes: this.#run.plannedBytes,
+    };
+  }
+
+  /** One update: every micro-batch forward and backward, then clip and AdamW. */
+  async #update(epoch: number, index: number): Promise<void> {
+    const { step, batches, dataset } = this.#run;
+    const rows = batches.update(epoch, index);
+    const targetsOf = (batch: Int32Array) => batch.reduce((sum, row) => sum + dataset.targetCounts[row]!, 0);
+    const targets = rows.reduce((sum, batch) => sum + targetsOf(batch), 0);
+    const firstMicroStep = (epoch * batches.updatesPerEpoch + index) * this.#args.gradientAccumulationSteps;
+
+    let tokens = 0;
+    let next: Batch | undefined = buildBatch(dataset, rows[0]!);
+    for (const [i] of rows.entries()) {
+      const batch: Batch = next!;
+      const scale = this.#args.lossAverage === 'tokens' ? 1 / Math.max(1, targets) : 1 / (Math.max(1, batch.numTargets) * rows.length);
+      const running = step.microStep(batch, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
+      // The next batch is read while native code works on this one.
+      next = i + 1 < rows.length ? buildBatch(dataset, rows[i + 1]!) : undefined;
+      await running;
+      tokens += batch.numTokens;
+    }
+    const rate = this.#learningRate(this.#done);
+    const { loss, gradNorm } = await step.update({
+      learningRate: rate,
+      beta1: this.#args.adamBeta1,
+      beta2: this.#args.adamBeta2,
+      epsilon: this.#args.adamEpsilon,
+      weightDecay: this.#args.weightDecay,
+      step: this.#done + 1,
+    });
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+      throw new VltuneError(
+        'ERR_NAN',
+        `step ${this.#done + 1}: loss is ${loss}, gradient norm is ${gradNorm} (learning rate ${rate}); training stopped, ${this.#lastSaved > 0 ? `checkpoint-${this.#lastSaved} is kept` : 'no checkpoint was written by this run'}`,
+      );
+    }
+    this.#done += 1;
+    this.#updatesHere += 1;
+    this.#lossSum += loss;
+    this.#window.tokens += tokens;
+    this.#window.targets += targets;
+    this.#window.loss += loss;
+    this.#window.updates += 1;
+    if (this.#done % this.#args.loggingSteps === 0 || this.#done === this.#run.totalSteps) this.#logStep(gradNorm, rate);
+  }
+
+  async #afterUpdate(): Promise<void> {
+    const { saveStrategy, saveSteps, evalSteps } = this.#args;
+    const epochEnds = this.#done % this.#run.batches.updatesPerEpoch === 0 || this.#done === this.#run.totalSteps;
+    if (this.#run.evalBatches && (evalSteps === undefined ? epochEnds : this.#done % evalSteps === 0)) await this.#evaluate();
+    if (saveStrategy === 'steps' ? this.#done % saveSteps === 0 : saveStrategy === 'epoch' && epochEnds) await this.#save();
+  }
+
+  #logStep(gradNorm: number, rate: number): void {
+    const { loss, updates, tokens, targets, started } = this.#window;
+    const epoch = this.#epoch();
+    const entry = { loss: loss / updates, grad_norm: gradNorm, learning_rate: rate };
+    this.#log.push({ epoch, step: this.#done, ...entry });
+    this.#tokensSeen += tokens;
+    this.#tokensHere += tokens;
+    this.#emit({
+      event: 'step',
+      step: this.#done,
+      epoch,
+      ...entry,
+      num_tokens: tokens,
+      num_target_tokens: targets,
+      tokens_per_second: (tokens / (performance.now() - started)) * 1000,
+    });
+    this.#window = emptyWindow();
+  }
+
+  async #evaluate(): Promise<void> {
+    const { evalBatches, evalDataset, step } = this.#run;
+    const targets = evalDataset!.stats.targetTokens;
+    let loss = 0;
+    for (const rows of evalBatches!.microBatches(0)) {
+      loss += await step.evaluate(buildBatch(evalDataset!, rows), 1 / Math.max(1, targets), this.#hooks.signal);
+    }
+    const epoch = this.#epoch();
+    this.#log.push({ epoch, step: this.#done, eval_loss: loss });
+    this.#emit({ event: 'eval', step: this.#done, epoch, eval_loss: loss, num_target_tokens: targets });
+    this.#window.started = performance.now();
+  }
+
+  async #save(): Promise<string> {
+    const path = await saveCheckpoint(this.#args.outputDir, {
+      args: this.#args,
+      identity: this.#identity,
+      state: {
+        globalStep: this.#done,
+        epoch: this.#epoch(),
+        maxSteps: this.#run.totalSteps,
+        numInputTokensSeen: this.#tokensSeen + this.#window.tokens,
+        logHistory: this.#log,
+      },
+      optimizer: stateTensors(this.#run),
+      fill: (folder) => saveWeights(this.#run, folder),
+    });
+    this.#lastSaved = this.#done;
+    this.#emit({ event: 'save', step: this.#done, path });
+    return path;
+  }
+
+  /** Saves what is whole before the run ends at the caller's wish. */
+  async #interrupted(cause: unknown): Promise<VltuneError> {
+    const saved = this.#done > 0 && this.#lastSaved !== this.#done ? await this.#save() : undefined;
+    const where = saved ?? (this.#lastSaved > 0 ? `checkpoint-${this.#lastSaved}` : undefined);
+    return new VltuneError(
+      'ERR_CANCELLED',
+      `stopped after ${this.#done} of ${this.#run.totalSteps} updates${where ? `; go on with --resume-from-checkpoint (${where})` : ', before the first update was whole'}`,
+      { cause },
+    );
+  }
+
+  #learningRate(update: number): number {
+    const { lrSchedulerType, learningRate: base } = this.#args;
+    const total = this.#run.totalSteps;
+    return learningRate(update, { type: lrSchedulerType, base, warmup: warmupUpdates(this.#args, total), total });
+  }
+
+  #epoch(): number {
+    return epochAfter(this.#done, this.#run.batches.microBatchesPerEpoch, this.#args.gradientAccumulationSteps);
+  }
+
+  #announce(resumedStep: number): void {
+    const { dataset, trainables, batches, totalSteps, plannedBytes } = this.#run;
+    const { rows, tokens, targetTokens, truncated, skippedImages, dropped } = dataset.stats;
+    this.#emit({
+      event: 'start',
+      model: this.#args.model,
+      output_dir: this.#args.outputDir,
+      rows,
+      tokens,
+      target_tokens: targetTokens,
+      truncated_rows: truncated,
+      skipped_rows: skippedImages + dropped,
+      trainable_parameters: trainables.layout.trainable,
+      micro_batches_per_epoch: batches.microBatchesPerEpoch,
+      steps: totalSteps,
+      resumed_step: resumedStep,
+      planned_memory_bytes: plannedBytes,
+    });
+  }
+
+  #emit(event: TrainEvent): void {
+    this.#hooks.onEvent?.(event);
+  }
+}
+
+function emptyWindow(): Window {
+  return { loss: 0, updates: 0, tokens: 0, targets: 0, started: performance.now() };
+}

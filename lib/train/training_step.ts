@@ -1,0 +1,353 @@
+/**
+ * One model in training: the program of a micro-step (forward and backward), of an evaluation and of an update, their memory
+ * planned together, and the calls that run them. It knows batches and numbers, not files or options.
+ */
+import { VltuneError } from '../errors.js';
+import { differentiate } from '../graph/gradient.js';
+import { Graph, type Value, valueBytes } from '../graph/graph.js';
+import { IoBuffers } from '../graph/io.js';
+import { align, type Plan, planMemory } from '../graph/planner.js';
+import { type Place, Program } from '../graph/program.js';
+import { RECOMPUTE_LEVELS, type RecomputeLevel, recompute } from '../graph/recompute.js';
+import type { ModelSpec } from '../models/family.js';
+import type { FrozenWeights } from '../models/frozen_weights.js';
+import { GraphWeights } from '../models/graph_weights.js';
+import type { Trainables } from '../models/trainables.js';
+import { addon, type Device, type Storage } from '../native.js';
+import { adamw, gradNorm, SEGMENT_COLUMNS } from '../ops/adamw.js';
+import { attention } from '../ops/attention.js';
+import type { ActivationDType } from '../ops/builder.js';
+import { fill } from '../ops/elementwise.js';
+import { GRADIENT_RULES } from '../ops/gradients.js';
+import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
+import type { OptimizerHyper, OptimizerLayout } from './optimizer.js';
+
+export interface StepOptions {
+  readonly dtype: ActivationDType;
+  readonly device: Device;
+  /** Most tokens and most sequences of a micro-batch. */
+  readonly maxTokens: number;
+  readonly maxSequences: number;
+  readonly maxGradNorm: number;
+  /** Bytes that everything may take together; recomputation is chosen to fit. Absent: nothing is recomputed. */
+  readonly memoryLimit?: number;
+  /** Recompute all but the residual stream, whatever the limit. */
+  readonly gradientCheckpointing: boolean;
+}
+
+/** A packed micro-batch: n tokens of several sequences, no padding. */
+export interface MicroBatch {
+  readonly ids: Int32Array;
+  /** The next token of the same sequence, or -100. */
+  readonly targets: Int32Array;
+  /** [3, n] */
+  readonly positions: Int32Array;
+  /** Where each sequence begins, and at last n. */
+  readonly bounds: Int32Array;
+}
+
+/** Bytes by kind, known before anything is allocated. */
+export interface MemoryPlan {
+  readonly weights: number;
+  readonly params: number;
+  readonly grads: number;
+  readonly state: number;
+  readonly arena: number;
+  readonly io: number;
+  readonly total: number;
+  readonly recompute: RecomputeLevel;
+}
+
+interface Built {
+  readonly graph: Graph;
+  readonly plan: Plan;
+  readonly weights?: GraphWeights;
+}
+
+export class TrainingStep {
+  readonly memory: MemoryPlan;
+  readonly #spec: ModelSpec;
+  readonly #frozen: FrozenWeights;
+  readonly #trainables: Trainables;
+  readonly #optimizer: OptimizerLayout;
+  readonly #options: StepOptions;
+  readonly #train: Built;
+  readonly #evaluate: Built;
+  readonly #update: Built;
+  readonly #io: IoBuffers;
+  #programs: { train: Program; evaluate: Program; update: Program } | undefined;
+  #storages: { params: Storage; grads: Storage; state: Storage; arena: Storage } | undefined;
+
+  /** Builds and plans the programs; allocates nothing. ERR_OUT_OF_MEMORY if no plan fits the limit. */
+  constructor(spec: ModelSpec, frozen: FrozenWeights, trainables: Trainables, optimizer: OptimizerLayout, options: StepOptions) {
+    this.#spec = spec;
+    this.#frozen = frozen;
+    this.#trainables = trainables;
+    this.#optimizer = optimizer;
+    this.#options = options;
+    this.#evaluate = this.#buildPass('evaluate', 'none');
+    this.#update = this.#buildUpdate();
+
+    const fits = (memory: MemoryPlan) => options.memoryLimit === undefined || memory.total <= options.memoryLimit;
+    let chosen: { train: Built; io: IoBuffers; memory: MemoryPlan } | undefined;
+    for (const level of options.gradientCheckpointing ? (['layers'] as const) : RECOMPUTE_LEVELS) {
+      const train = this.#buildPass('train', level);
+      const io = new IoBuffers([train.graph, this.#evaluate.graph, this.#update.graph]);
+      chosen = { train, io, memory: this.#memoryOf(train, io, level) };
+      if (fits(chosen.memory)) break;
+    }
+    if (!fits(chosen!.memory)) {
+      const { total, weights, arena } = chosen!.memory;
+      throw new VltuneError(
+        'ERR_OUT_OF_MEMORY',
+        `--memory ${mib(options.memoryLimit!)}: the least that trains this is ${mib(total)} (weights ${mib(weights)}, activations ${mib(arena)}, ` +
+          `with everything recomputed). Lower --max-length or --per-device-train-batch-size (now ${options.maxTokens} tokens a micro-step), or raise --memory.`,
+      );
+    }
+    this.#train = chosen!.train;
+    this.#io = chosen!.io;
+    this.memory = chosen!.memory;
+  }
+
+  /** Allocates all memory and compiles the programs. The frozen weights are loaded before. */
+  allocate(): void {
+    const { device } = this.#options;
+    const { params, grads, state, arena } = this.memory;
+    const storages = {
+      params: addon().allocate(params, device),
+      grads: addon().allocate(grads, device),
+      state: addon().allocate(state, device),
+      arena: addon().allocate(arena, device),
+    };
+    this.#storages = storages;
+    this.#io.allocate(device);
+    const compile = (built: Built) => Program.compile(built.graph, built.plan, storages.arena, this.#places(built));
+    this.#programs = { train: compile(this.#train), evaluate: compile(this.#evaluate), update: compile(this.#update) };
+    this.#io.write('segments', this.#optimizer.segments);
+    this.#io.write('loss', new Float32Array(1));
+  }
+
+  /** Forward and backward of one micro-batch: gradients and `lossScale` times the summed loss accumulate until the next update. */
+  async microStep(
+    batch: MicroBatch,
+    lossScale: number,
+    dropoutKey: readonly [number, number],
+    signal?: AbortSignal,
+  ): Promise<void> {
+    this.#writeBatch(batch, lossScale);
+    this.#io.write('rng', Int32Array.from(dropoutKey));
+    await this.#compiled().train.run(lengths(batch), signal);
+  }
+
+  /** The summed loss of a batch, times `lossScale`. Call it between updates: it uses the same accumulator. */
+  async evaluate(batch: MicroBatch, lossScale: number, signal?: AbortSignal): Promise<number> {
+    this.#writeBatch(batch, lossScale);
+    this.#io.write('loss', new Float32Array(1));
+    await this.#compiled().evaluate.run(lengths(batch), signal);
+    const loss = this.#io.read('loss', new Float32Array(1))[0]!;
+    this.#io.write('loss', new Float32Array(1));
+    return loss;
+  }
+
+  /** Clips, updates every parameter, clears the gradients. Returns what accumulated since the last update. */
+  async update(hyper: OptimizerHyper): Promise<{ loss: number; gradNorm: number }> {
+    const { learningRate, beta1, beta2, epsilon, weightDecay, step } = hyper;
+    this.#io.write('hyper', Float32Array.of(learningRate, beta1, beta2, epsilon, weightDecay, step, 0, 0));
+    await this.#compiled().update.run({});
+    const loss = this.#io.read('loss', new Float32Array(1))[0]!;
+    const gradNormValue = this.#io.read('grad_norm', new Float32Array(1))[0]!;
+    this.#io.write('loss', new Float32Array(1));
+    return { loss, gradNorm: gradNormValue };
+  }
+
+  /** A parameter's numbers. */
+  readParameter(name: string): Float32Array {
+    return this.#readFlat(name, this.#allocated().params);
+  }
+
+  /** A parameter's gradient as accumulated since the last update. */
+  readGradient(name: string): Float32Array {
+    return this.#readFlat(name, this.#allocated().grads);
+  }
+
+  writeParameter(name: string, data: Float32Array): void {
+    const parameter = this.#parameter(name);
+    if (data.length !== parameter.numel) {
+      throw new VltuneError('ERR_SHAPE', `${name}: expected ${parameter.numel} elements, got ${data.length}`);
+    }
+    addon().write(this.#allocated().params, parameter.offset * 4, data);
+  }
+
+  /** Where a parameter lies, for loading it from a mapped file. */
+  parameterPlace(name: string): Place {
+    return { storage: this.#allocated().params, offset: this.#parameter(name).offset * 4 };
+  }
+
+  /** One array of optimizer state (see `OptimizerLayout.arrays`). */
+  readState(name: string): Uint8Array {
+    const { offset, bytes } = this.#stateSlot(name);
+    const data = new Uint8Array(bytes);
+    addon().read(this.#allocated().state, offset, data);
+    return data;
+  }
+
+  writeState(name: string, data: Uint8Array): void {
+    const { offset, bytes } = this.#stateSlot(name);
+    if (data.byteLength !== bytes) throw new VltuneError('ERR_SHAPE', `${name}: expected ${bytes} bytes, got ${data.byteLength}`);
+    addon().write(this.#allocated().state, offset, data);
+  }
+
+  release(): void {
+    for (const program of Object.values(this.#programs ?? {})) program.release();
+    for (const storage of Object.values(this.#storages ?? {})) addon().release(storage);
+    this.#programs = undefined;
+    this.#storages = undefined;
+    this.#io.release();
+  }
+
+  // ---- Programs
+
+  #buildPass(mode: 'train' | 'evaluate', level: RecomputeLevel): Built {
+    const { dtype, maxTokens, maxSequences } = this.#options;
+    const text = this.#spec.text;
+    const graph = new Graph({ tokens: maxTokens, bounds: maxSequences + 1 });
+    const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
+      graph.value('io', name, ioDtype, shape);
+    const bounds = input('bounds', 'i32', 'bounds');
+    const weights = new GraphWeights(graph, this.#frozen, this.#trainables, mode === 'train' ? input('rng', 'i32', 2) : null);
+    const heads = { heads: text.heads, kvHeads: text.kvHeads, headDim: text.headDim, causal: true };
+    const hidden = this.#spec.forward(graph, weights, {
+      ids: input('ids', 'i32', 'tokens'),
+      positions: input('positions', 'i32', 3, 'tokens'),
+      dtype,
+      attend: (_layer, q, k, v) => attention(graph, q, k, v, bounds, heads).o,
+    });
+    const targets = input('targets', 'i32', 'tokens');
+    const lossScale = input('loss_scale', 'f32', 1);
+    linearCrossEntropy(
+      graph,
+      { x: hidden, weight: weights.tensor(this.#spec.head), targets, lossScale },
+      { into: input('loss', 'f32', 1) },
+    );
+    if (mode === 'train') {
+      const forwardOps = graph.ops.length;
+      const gradients = new Map<Value, Value>();
+      for (const [name, value] of weights.entries()) {
+        if (value.kind === 'param') gradients.set(value, graph.value('grad', name, 'f32', value.shape));
+      }
+      differentiate(graph, gradients, GRADIENT_RULES);
+      recompute(graph, forwardOps, level);
+    }
+    return { graph, plan: planMemory(graph), weights };
+  }
+
+  #buildUpdate(): Built {
+    const graph = new Graph({});
+    const { elements } = this.#trainables.layout;
+    const { arrays, segmentCount, variant } = this.#optimizer;
+    const grads = graph.value('grad', 'flat', 'f32', [elements]);
+    const clip = graph.value('io', 'clip', 'f32', [1]);
+    gradNorm(graph, grads, { into: graph.value('io', 'grad_norm', 'f32', [1]) }, { into: clip }, this.#options.maxGradNorm);
+    const state = arrays.map((array) => graph.value('state', array.name, array.dtype, [array.elements]));
+    adamw(
+      graph,
+      {
+        grads,
+        clip,
+        hyper: graph.value('io', 'hyper', 'f32', [8]),
+        segments: graph.value('io', 'segments', 'i32', [segmentCount, SEGMENT_COLUMNS]),
+      },
+      { into: graph.value('param', 'flat', 'f32', [elements]) },
+      { m8: state[0]!, v8: state[1]!, m8Absmax: state[2]!, v8Absmax: state[3]!, m32: state[4]!, v32: state[5]! },
+      variant,
+    );
+    fill(graph, { into: grads }, 0);
+    return { graph, plan: planMemory(graph) };
+  }
+
+  #memoryOf(train: Built, io: IoBuffers, level: RecomputeLevel): MemoryPlan {
+    const params = this.#trainables.layout.elements * 4;
+    const parts = {
+      weights: this.#frozen.bytes,
+      params,
+      grads: params,
+      state: this.#stateBytes(),
+      arena: Math.max(train.plan.arenaBytes, this.#evaluate.plan.arenaBytes, this.#update.plan.arenaBytes),
+      io: io.bytes,
+    };
+    return { ...parts, total: Object.values(parts).reduce((sum, bytes) => sum + bytes, 0), recompute: level };
+  }
+
+  #places(built: Built): Map<Value, Place> {
+    const { params, grads, state } = this.#allocated();
+    const places = new Map<Value, Place>();
+    for (const value of built.graph.values) {
+      const flat = value.name === 'flat';
+      const offset = () => (flat ? 0 : this.#parameter(value.name).offset * 4);
+      if (value.kind === 'io') places.set(value, this.#io.place(value));
+      else if (value.kind === 'weight') places.set(value, this.#frozen.place(value.name));
+      else if (value.kind === 'param') places.set(value, { storage: params, offset: offset() });
+      else if (value.kind === 'grad') places.set(value, { storage: grads, offset: offset() });
+      else if (value.kind === 'state') places.set(value, { storage: state, offset: this.#stateSlot(value.name).offset });
+    }
+    return places;
+  }
+
+  // ---- Memory
+
+  #stateSlot(name: string): { offset: number; bytes: number } {
+    let offset = 0;
+    for (const array of this.#optimizer.arrays) {
+      const bytes = valueBytes({ dtype: array.dtype, shape: [array.elements] }, {});
+      if (array.name === name) return { offset, bytes };
+      offset += align(bytes);
+    }
+    throw new VltuneError('ERR_INTERNAL', `there is no optimizer state named ${name}`);
+  }
+
+  #stateBytes(): number {
+    return this.#optimizer.arrays.reduce(
+      (sum, array) => sum + align(valueBytes({ dtype: array.dtype, shape: [array.elements] }, {})),
+      0,
+    );
+  }
+
+  #writeBatch(batch: MicroBatch, lossScale: number): void {
+    this.#io.write('ids', batch.ids);
+    this.#io.write('targets', batch.targets);
+    this.#io.write('positions', batch.positions);
+    this.#io.write('bounds', batch.bounds);
+    this.#io.write('loss_scale', Float32Array.of(lossScale));
+  }
+
+  #readFlat(name: string, storage: Storage): Float32Array {
+    const parameter = this.#parameter(name);
+    const data = new Float32Array(parameter.numel);
+    addon().read(storage, parameter.offset * 4, data);
+    return data;
+  }
+
+  #parameter(name: string) {
+    const parameter = this.#trainables.layout.get(name);
+    if (!parameter) throw new VltuneError('ERR_INTERNAL', `there is no parameter named ${name}`);
+    return parameter;
+  }
+
+  #allocated() {
+    if (!this.#storages) throw new VltuneError('ERR_INTERNAL', 'the training step is not allocated');
+    return this.#storages;
+  }
+
+  #compiled() {
+    if (!this.#programs) throw new VltuneError('ERR_INTERNAL', 'the training step is not allocated');
+    return this.#programs;
+  }
+}
+
+function lengths(batch: MicroBatch): Record<string, number> {
+  return { tokens: batch.ids.length, bounds: batch.bounds.length };
+}
+
+function mib(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+}

@@ -1,0 +1,109 @@
+// Packing of operands into the order in which the F32 micro-kernel reads them.
+#pragma once
+#include "kernel_f32.h"
+#include "operand.h"
+
+namespace vltune::cpu::VLTUNE_ISA {
+
+// dst[c * dst_ld + r] = src[r * src_ld + c] for r, c in 0..kLanes-1.
+inline void transpose_square(const float* src, int64_t src_ld, float* dst, int64_t dst_ld) {
+#if defined(__AVX512F__)
+  for (int g = 0; g < 4; ++g) {  // columns 4g .. 4g+3: rows 4 apart share a register, then 4x4 transposes within its lanes
+    __m512 v[4];
+    for (int j = 0; j < 4; ++j) {
+      const float* p = src + j * src_ld + 4 * g;
+      v[j] = _mm512_castps128_ps512(_mm_loadu_ps(p));
+      v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(p + 4 * src_ld), 1);
+      v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(p + 8 * src_ld), 2);
+      v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(p + 12 * src_ld), 3);
+    }
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
+    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
+    float* out = dst + 4 * g * dst_ld;
+    _mm512_storeu_ps(out, _mm512_castpd_ps(_mm512_unpacklo_pd(a, c)));
+    _mm512_storeu_ps(out + dst_ld, _mm512_castpd_ps(_mm512_unpackhi_pd(a, c)));
+    _mm512_storeu_ps(out + 2 * dst_ld, _mm512_castpd_ps(_mm512_unpacklo_pd(b, d)));
+    _mm512_storeu_ps(out + 3 * dst_ld, _mm512_castpd_ps(_mm512_unpackhi_pd(b, d)));
+  }
+#elif defined(__AVX2__)
+  for (int g = 0; g < 2; ++g) {
+    __m256 v[4];
+    for (int j = 0; j < 4; ++j) {
+      const float* p = src + j * src_ld + 4 * g;
+      v[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * src_ld), 1);
+    }
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1])), b = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+    const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3])), d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+    float* out = dst + 4 * g * dst_ld;
+    _mm256_storeu_ps(out, _mm256_castpd_ps(_mm256_unpacklo_pd(a, c)));
+    _mm256_storeu_ps(out + dst_ld, _mm256_castpd_ps(_mm256_unpackhi_pd(a, c)));
+    _mm256_storeu_ps(out + 2 * dst_ld, _mm256_castpd_ps(_mm256_unpacklo_pd(b, d)));
+    _mm256_storeu_ps(out + 3 * dst_ld, _mm256_castpd_ps(_mm256_unpackhi_pd(b, d)));
+  }
+#else
+  for (int r = 0; r < kLanes; ++r)
+    for (int c = 0; c < kLanes; ++c) dst[c * dst_ld + r] = src[r * src_ld + c];
+#endif
+}
+
+constexpr int64_t kReadAhead = 256;  // elements of a row converted at a time: sixteen such rows stay in L1
+
+// One panel of B, k x kTileColumns: rows first_k .. first_k+k-1, columns `column` .. column+columns-1 of the product's B; columns
+// beyond are zero.
+inline void pack_b_panel(float* dst, const Operand& b, bool to_bf16, int64_t first_k, int64_t k, int64_t column, int64_t columns) {
+  if (!b.transposed) {
+    float row[kTileColumns] = {};
+    for (int64_t p = 0; p < k; ++p) {
+      read_row(columns == kTileColumns ? dst + p * kTileColumns : row, b, first_k + p, column, columns, to_bf16);
+      if (columns < kTileColumns) std::memcpy(dst + p * kTileColumns, row, sizeof row);
+    }
+    return;
+  }
+  const bool in_place = usable_in_place(b, to_bf16);
+  alignas(64) float rows[kLanes][kReadAhead + kLanes];
+  for (int64_t j0 = 0; j0 < kTileColumns; j0 += kLanes) {
+    const int64_t filled = columns - j0 < 0 ? 0 : columns - j0 < kLanes ? columns - j0 : kLanes;
+    for (int64_t p0 = 0; p0 < k; p0 += kReadAhead) {
+      const int64_t count = k - p0 < kReadAhead ? k - p0 : kReadAhead;
+      float* out = dst + p0 * kTileColumns + j0;
+      const float* src = &rows[0][0];
+      int64_t src_ld = kReadAhead + kLanes;
+      if (in_place && filled == kLanes) {
+        src = static_cast<const float*>(b.data) + (column + j0) * b.ld + first_k + p0;
+        src_ld = b.ld;
+      } else {
+        for (int64_t j = 0; j < filled; ++j) read_row(rows[j], b, column + j0 + j, first_k + p0, count, to_bf16);
+        for (int64_t j = filled; j < kLanes; ++j) std::memset(rows[j], 0, static_cast<size_t>(count) * 4);
+      }
+      int64_t p = 0;
+      for (; p + kLanes <= count; p += kLanes) transpose_square(src + p, src_ld, out + p * kTileColumns, kTileColumns);
+      for (; p < count; ++p)
+        for (int j = 0; j < kLanes; ++j) out[p * kTileColumns + j] = src[j * src_ld + p];
+    }
+  }
+}
+
+// Rows of A that are stored as rows, converted: dst[i * dst_ld + p].
+inline void pack_a_rows(float* dst, int64_t dst_ld, const Operand& a, bool to_bf16, int64_t row, int64_t rows, int64_t first_k, int64_t k) {
+  for (int64_t i = 0; i < rows; ++i) read_row(dst + i * dst_ld, a, row + i, first_k, k, to_bf16);
+}
+
+// Rows of A that are stored as columns, in panels of `panel` rows: panel q at dst + q * panel * k, element (i, p) of it at [p * panel + i].
+inline void pack_a_columns(float* dst, int64_t panel, const Operand& a, bool to_bf16, int64_t row, int64_t rows, int64_t first_k, int64_t k) {
+  float line[8 * kTileRows + kLanes];
+  for (int64_t p = 0; p < k; ++p) {
+    const float* src = line;
+    if (usable_in_place(a, to_bf16)) src = static_cast<const float*>(a.data) + (first_k + p) * a.ld + row;
+    else read_row(line, a, first_k + p, row, rows, to_bf16);
+    float* out = dst + p * panel;
+    int64_t i = 0;
+    for (; i + panel <= rows; i += panel, out += panel * k)
+      for (int64_t q = 0; q < panel; q += kLanes) {
+        const int count = static_cast<int>(panel - q < kLanes ? panel - q : kLanes);
+        store_n(out + q, load_n(src + i + q, count), count);
+      }
+    for (int64_t q = 0; i + q < rows; ++q) out[q] = src[i + q];
+  }
+}
+
+}  // namespace vltune::cpu::VLTUNE_ISA
