@@ -7,6 +7,7 @@
 //   load_n(p, n), store_n(p, v, n)         the first n, 0 <= n <= kLanes; other lanes read 0, memory past n is not touched
 //   + - * /, sqrt, abs, min, max           min and max return b where a or b is NaN (AArch64: NaN)
 //   fma(a, b, c) = a*b + c                 one rounding where the machine has it, else two; fnma(a, b, c) = c - a*b
+//   fma_once(a, b, c)                      a*b + c with one rounding on every machine, however slow: where bits must agree
 //   less(a, b), select(m, a, b)            comparison; a where m, else b
 //   reduce_add(v), reduce_max(v)           over the lanes, always in the same order: halves are folded onto each other
 //   exp(v)                                 within 1.1 ulp; 0 below -104, inf above 88.73, NaN stays NaN; subnormals included
@@ -296,6 +297,14 @@ inline Vec scale_by_power(Vec a, Vec n) {
 }
 #undef VLTUNE_EACH
 
+#endif
+
+#if defined(__AVX512F__) || defined(__AVX2__) || (defined(__ARM_NEON) && defined(__aarch64__))
+inline Vec fma_once(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+#else
+inline Vec fma_once(Vec a, Vec b, Vec c) {
+  return {{::fmaf(a.v[0], b.v[0], c.v[0]), ::fmaf(a.v[1], b.v[1], c.v[1]), ::fmaf(a.v[2], b.v[2], c.v[2]), ::fmaf(a.v[3], b.v[3], c.v[3])}};
+}
 #endif
 
 // ---- written once ---------------------------------------------------------------------------------------------------
