@@ -1,5 +1,5 @@
 /**
- * A cache in front of the Rust tokenizer that makes long runs over text five to ten times faster.
+ * A cache in front of the Rust tokenizer that makes long runs over text several times faster.
  *
  * A byte-level BPE tokenizer cuts a text at its added tokens, then into pieces by one regular expression, and merges inside each piece
  * alone: a piece has the same ids wherever it stands. So texts are cut here, pieces seen before come from a table, and only new ones
@@ -10,30 +10,100 @@
  * Everything else takes the Rust path.
  */
 
-/** Splitting expressions by their Oniguruma source. `\s` differs in U+0085 and U+FEFF, which `covers` leaves out. */
-const SPLITTERS: ReadonlyMap<string, RegExp> = new Map([
+/** A way to cut: the expression for any text, and a scanner that finds the same cuts in ASCII text. */
+interface Splitter {
+  readonly expression: RegExp;
+  /** End of the piece that starts at `at`; every unit of the text is ASCII. */
+  readonly nextAscii: (text: string, at: number) => number;
+}
+
+/** Kinds of ASCII characters, as the expression tells them apart. */
+const OTHER = 0;
+const LETTER = 1;
+const DIGIT = 2;
+const SPACE = 3;
+const LINE_END = 4;
+const KINDS: Uint8Array = Uint8Array.from({ length: 128 }, (_, unit) => {
+  const character = String.fromCharCode(unit);
+  if (/[a-zA-Z]/.test(character)) return LETTER;
+  if (/[0-9]/.test(character)) return DIGIT;
+  if (/[\r\n]/.test(character)) return LINE_END;
+  return /\s/.test(character) ? SPACE : OTHER;
+});
+
+/** End of an English contraction ('s 't 're 've 'm 'll 'd, in any case) whose apostrophe is at `at`; `at` where there is none. */
+function contractionEnd(text: string, at: number): number {
+  switch (text.charCodeAt(at + 1) | 0x20) {
+    case 0x73: // s
+    case 0x74: // t
+    case 0x6d: // m
+    case 0x64: // d
+      return at + 2;
+    case 0x72: // re
+    case 0x76: // ve
+      return (text.charCodeAt(at + 2) | 0x20) === 0x65 ? at + 3 : at;
+    case 0x6c: // ll
+      return (text.charCodeAt(at + 2) | 0x20) === 0x6c ? at + 3 : at;
+    default:
+      return at;
+  }
+}
+
+/** The alternatives of Qwen's expression, in their order. */
+function nextQwenPiece(text: string, at: number): number {
+  const length = text.length;
+  const unit = text.charCodeAt(at);
+  const kind = KINDS[unit]!;
+  if (unit === 0x27 && at + 1 < length) {
+    const end = contractionEnd(text, at);
+    if (end > at) return end;
+  }
+  if (kind === DIGIT) return at + 1;
+  let end = at + 1;
+  const next = end < length ? KINDS[text.charCodeAt(end)]! : -1;
+  if (kind === LETTER || (next === LETTER && kind !== LINE_END)) {
+    while (end < length && KINDS[text.charCodeAt(end)] === LETTER) end++;
+    return end;
+  }
+  if (kind === OTHER || (unit === 0x20 && next === OTHER)) {
+    while (end < length && KINDS[text.charCodeAt(end)] === OTHER) end++;
+    while (end < length && KINDS[text.charCodeAt(end)] === LINE_END) end++;
+    return end;
+  }
+  // White space: up to its last line end; else all of it at the end of the text; else all but its last, which goes with what follows.
+  let lastLineEnd = kind === LINE_END ? at : -1;
+  for (; end < length; end++) {
+    const white = KINDS[text.charCodeAt(end)]!;
+    if (white === LINE_END) lastLineEnd = end;
+    else if (white !== SPACE) break;
+  }
+  if (lastLineEnd >= 0) return lastLineEnd + 1;
+  return end < length && end - at > 1 ? end - 1 : end;
+}
+
+/** Splitters by the Oniguruma source of their expression. `\s` differs in U+0085 and U+FEFF, which `covers` leaves out. */
+const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
   [
     // Qwen2, Qwen2.5, Qwen3
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    /'(?:[sSſtTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+/gu,
+    {
+      expression:
+        /'(?:[sSſtTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+/gu,
+      nextAscii: nextQwenPiece,
+    },
   ],
 ]);
 
 const COVERED =
   // biome-ignore lint/suspicious/noMisleadingCharacterClass: combining marks and joiners stand for themselves
   /^[\0-\x84\x86-\u052f\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u1100-\u11ff\u1e00-\u218f\u2190-\u2bff\u2e00-\u30ff\u3200-\u33ff\u3400-\u4db5\u4e00-\u9fd5\uac00-\ud7a3\uf900-\ufaff\ufe00-\ufe0f\uff00-\uffef\u{1f000}-\u{1faff}]*$/u;
+const ASCII = /^[\0-\x7f]*$/;
 const NEEDS_NO_NORMALIZER = /^[\0-\u02ff]*$/;
-
-/** Pieces held in each of the two generations of the table. */
-const GENERATION = 1 << 16;
-/** Longer pieces are rare and cost memory: they are never kept. */
-const LONGEST_KEPT = 64;
-
-type Ids = number | readonly number[];
 
 interface AddedToken {
   readonly id: number;
   readonly content: string;
+  readonly special?: boolean;
   readonly single_word?: boolean;
   readonly lstrip?: boolean;
   readonly rstrip?: boolean;
@@ -58,7 +128,7 @@ interface PreTokenizer {
   readonly use_regex?: boolean;
 }
 
-function splitterOf(file: TokenizerFile): RegExp | undefined {
+function splitterOf(file: TokenizerFile): Splitter | undefined {
   const sequence = file.pre_tokenizer as PreTokenizer | null | undefined;
   const [split, bytes] = sequence?.type === 'Sequence' ? (sequence.pretokenizers ?? []) : [];
   if (sequence?.pretokenizers?.length !== 2 || split?.type !== 'Split' || bytes?.type !== 'ByteLevel') return undefined;
@@ -66,37 +136,138 @@ function splitterOf(file: TokenizerFile): RegExp | undefined {
   return SPLITTERS.get(split.pattern?.Regex ?? '');
 }
 
-/** A growing list of ids, filled by `encode`. */
-export class IdBuffer {
-  ids: Int32Array = new Int32Array(1 << 12);
+/** A growing list of int32. */
+export class IntBuffer {
+  items: Int32Array = new Int32Array(1 << 12);
   length = 0;
 
-  push(id: number): void {
-    if (this.length === this.ids.length) this.grow(1);
-    this.ids[this.length++] = id;
+  push(item: number): void {
+    if (this.length === this.items.length) this.reserve(1);
+    this.items[this.length++] = item;
   }
 
-  grow(more: number): void {
-    const grown = new Int32Array(Math.max(this.ids.length * 2, this.length + more));
-    grown.set(this.ids.subarray(0, this.length));
-    this.ids = grown;
+  pushAll(from: Int32Array, start: number, end: number): void {
+    this.reserve(end - start);
+    for (let i = start; i < end; i++) this.items[this.length++] = from[i]!;
+  }
+
+  private reserve(more: number): void {
+    if (this.length + more <= this.items.length) return;
+    const grown = new Int32Array(Math.max(this.items.length * 2, this.length + more));
+    grown.set(this.items.subarray(0, this.length));
+    this.items = grown;
+  }
+
+  /** A copy of what is in it. */
+  toArray(): Int32Array {
+    return this.items.slice(0, this.length);
+  }
+}
+
+/** Pieces in the table; when it is full it starts anew, so memory stays within some 25 MB. */
+const MAX_PIECES = 1 << 18;
+const SLOTS = 1 << 20;
+/** Longer pieces are rare and cost memory: they are never kept. */
+const MAX_KEPT = 48;
+
+/** Pieces and their ids, without an object for each: hashing over flat arrays. Keys are UTF-16 units. */
+class PieceTable {
+  private readonly slots = new Int32Array(SLOTS); // entry + 1, or 0
+  private readonly hashes = new Int32Array(MAX_PIECES);
+  private readonly keyStarts = new Int32Array(MAX_PIECES + 1);
+  private readonly idStarts = new Int32Array(MAX_PIECES + 1);
+  private keys = new Uint16Array(1 << 20);
+  private ids = new Int32Array(1 << 19);
+  private size = 0;
+
+  /** FNV-1a over UTF-16 units. */
+  private static hash(text: string, start: number, end: number): number {
+    let hash = 0x811c9dc5;
+    for (let i = start; i < end; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+    return hash ^ (hash >>> 15);
+  }
+
+  /** Appends the ids of `text[start, end)` to `out`; false where the piece is not in the table. */
+  appendIds(text: string, start: number, end: number, out: IntBuffer): boolean {
+    const hash = PieceTable.hash(text, start, end);
+    const length = end - start;
+    const { slots, hashes, keyStarts, keys } = this;
+    for (let slot = hash & (SLOTS - 1); ; slot = (slot + 1) & (SLOTS - 1)) {
+      const entry = slots[slot]! - 1;
+      if (entry < 0) return false;
+      if (hashes[entry] !== hash) continue;
+      const key = keyStarts[entry]!;
+      if (keyStarts[entry + 1]! - key !== length) continue;
+      let i = 0;
+      while (i < length && keys[key + i] === text.charCodeAt(start + i)) i++;
+      if (i < length) continue;
+      out.pushAll(this.ids, this.idStarts[entry]!, this.idStarts[entry + 1]!);
+      return true;
+    }
+  }
+
+  add(piece: string, ids: Int32Array): void {
+    if (piece.length > MAX_KEPT) return;
+    if (this.size === MAX_PIECES) this.clear();
+    const entry = this.size++;
+    const key = this.keyStarts[entry]!;
+    const first = this.idStarts[entry]!;
+    if (key + piece.length > this.keys.length) this.keys = growTo(this.keys, new Uint16Array(this.keys.length * 2));
+    while (first + ids.length > this.ids.length) this.ids = growTo(this.ids, new Int32Array(this.ids.length * 2));
+    for (let i = 0; i < piece.length; i++) this.keys[key + i] = piece.charCodeAt(i);
+    this.ids.set(ids, first);
+    this.keyStarts[entry + 1] = key + piece.length;
+    this.idStarts[entry + 1] = first + ids.length;
+    const hash = PieceTable.hash(piece, 0, piece.length);
+    this.hashes[entry] = hash;
+    let slot = hash & (SLOTS - 1);
+    while (this.slots[slot] !== 0) slot = (slot + 1) & (SLOTS - 1);
+    this.slots[slot] = entry + 1;
+  }
+
+  private clear(): void {
+    this.slots.fill(0);
+    this.size = 0;
+  }
+}
+
+function growTo<T extends Uint16Array | Int32Array>(from: T, to: T): T {
+  to.set(from);
+  return to;
+}
+
+/** Pieces that wait for Rust, and the number each has in the output until then. */
+export class MissingPieces {
+  readonly pieces: string[] = [];
+  private readonly numbers = new Map<string, number>();
+
+  /** The stand-in for a piece: negative, so that no id looks like it. */
+  standIn(piece: string): number {
+    let number = this.numbers.get(piece);
+    if (number === undefined) {
+      number = this.pieces.length;
+      this.numbers.set(piece, number);
+      this.pieces.push(piece);
+    }
+    return ~number;
   }
 }
 
 export class PieceCache {
-  private readonly splitter: RegExp;
+  private readonly splitter: Splitter;
   private readonly normalizes: boolean;
   private readonly added: RegExp | undefined;
+  private readonly addedStarts: readonly string[];
   private readonly addedIds: ReadonlyMap<string, number>;
-  private young = new Map<string, Ids>();
-  private old = new Map<string, Ids>();
+  private readonly table = new PieceTable();
 
-  private constructor(splitter: RegExp, normalizes: boolean, added: readonly AddedToken[]) {
+  private constructor(splitter: Splitter, normalizes: boolean, added: readonly AddedToken[]) {
     this.splitter = splitter;
     this.normalizes = normalizes;
-    this.addedIds = new Map(added.map((token) => [token.content, token.id]));
+    this.addedIds = new Map(added.filter((token) => token.content !== '').map((token) => [token.content, token.id]));
     // Rust takes the leftmost match, and of several there the longest.
-    const contents = [...this.addedIds.keys()].filter((text) => text !== '').sort((a, b) => b.length - a.length);
+    const contents = [...this.addedIds.keys()].sort((a, b) => b.length - a.length);
+    this.addedStarts = [...new Set(contents.map((content) => String.fromCodePoint(content.codePointAt(0)!)))];
     if (contents.length > 0) {
       this.added = new RegExp(contents.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'gu');
     }
@@ -118,70 +289,42 @@ export class PieceCache {
     return COVERED.test(text);
   }
 
-  /**
-   * Appends the ids of a covered text to `out`. Pieces that are not in the table go to `missing` instead, and the call returns false:
-   * `out` is then as it was.
-   */
-  encode(text: string, out: IdBuffer, missing: Set<string>): boolean {
-    const start = out.length;
-    const before = missing.size;
-    let complete = true;
-    if (this.added === undefined) {
-      complete = this.plain(text, out, missing);
-    } else {
-      let at = 0;
-      this.added.lastIndex = 0;
-      for (let match = this.added.exec(text); match !== null; match = this.added.exec(text)) {
-        if (match.index > at) complete = this.plain(text.slice(at, match.index), out, missing) && complete;
-        out.push(this.addedIds.get(match[0])!);
-        at = match.index + match[0].length;
-      }
-      if (at === 0) complete = this.plain(text, out, missing);
-      else if (at < text.length) complete = this.plain(text.slice(at), out, missing) && complete;
+  /** Appends the ids of a covered text to `out`, and for pieces that are not in the table their stand-in from `missing`. */
+  encode(text: string, out: IntBuffer, missing: MissingPieces): void {
+    const { added } = this;
+    if (added === undefined || !this.addedStarts.some((start) => text.includes(start))) {
+      this.plain(text, out, missing);
+      return;
     }
-    if (complete && missing.size === before) return true;
-    out.length = start;
-    return false;
+    let at = 0;
+    added.lastIndex = 0;
+    for (let match = added.exec(text); match !== null; match = added.exec(text)) {
+      if (match.index > at) this.plain(text.slice(at, match.index), out, missing);
+      out.push(this.addedIds.get(match[0])!);
+      at = match.index + match[0].length;
+    }
+    if (at < text.length) this.plain(at === 0 ? text : text.slice(at), out, missing);
   }
 
   /** Text between added tokens. */
-  private plain(text: string, out: IdBuffer, missing: Set<string>): boolean {
+  private plain(text: string, out: IntBuffer, missing: MissingPieces): void {
+    const { table, splitter } = this;
+    if (ASCII.test(text)) {
+      for (let at = 0; at < text.length; ) {
+        const end = splitter.nextAscii(text, at);
+        if (!table.appendIds(text, at, end, out)) out.push(missing.standIn(text.slice(at, end)));
+        at = end;
+      }
+      return;
+    }
     const normal = this.normalizes && !NEEDS_NO_NORMALIZER.test(text) ? text.normalize('NFC') : text;
-    const pieces = normal.match(this.splitter);
-    if (pieces === null) return true;
-    let complete = true;
-    for (const piece of pieces) {
-      let ids = this.young.get(piece);
-      if (ids === undefined) {
-        ids = this.old.get(piece);
-        if (ids === undefined) {
-          missing.add(piece);
-          complete = false;
-          continue;
-        }
-        this.add(piece, ids);
-      }
-      if (typeof ids === 'number') {
-        out.push(ids);
-      } else {
-        for (const id of ids) out.push(id);
-      }
+    for (const piece of normal.match(splitter.expression) ?? []) {
+      if (!table.appendIds(piece, 0, piece.length, out)) out.push(missing.standIn(piece));
     }
-    return complete;
   }
 
-  /** Puts the ids of a piece in the table. A piece too long to keep stays until `trim`. */
-  add(piece: string, ids: Ids): void {
-    if (this.young.size >= GENERATION) {
-      this.old = this.young;
-      this.young = new Map();
-    }
-    // A match is a view of the whole text: a copy lets go of the text.
-    this.young.set(piece.length < 13 ? piece : Buffer.from(piece, 'utf16le').toString('utf16le'), ids);
-  }
-
-  /** Forgets the pieces too long to keep. */
-  forget(pieces: Iterable<string>): void {
-    for (const piece of pieces) if (piece.length > LONGEST_KEPT) this.young.delete(piece);
+  /** Remembers the ids of a piece. */
+  add(piece: string, ids: Int32Array): void {
+    this.table.add(piece, ids);
   }
 }

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { VltuneError } from '../errors.js';
+import { IntBuffer } from './pieces.js';
 import { type Row, readRowBatches } from './read.js';
 import { cancelled, isDocument } from './records.js';
 import { Renderer, type Segment, type TextFormat } from './render.js';
@@ -150,25 +151,6 @@ export class TokenDataset implements RowSource {
   }
 }
 
-/** An int32 list that grows. */
-class IntList {
-  private items = new Int32Array(1024);
-  length = 0;
-
-  push(item: number): void {
-    if (this.length === this.items.length) {
-      const grown = new Int32Array(this.items.length * 2);
-      grown.set(this.items);
-      this.items = grown;
-    }
-    this.items[this.length++] = item;
-  }
-
-  toArray(): Int32Array {
-    return this.items.slice(0, this.length);
-  }
-}
-
 const SPILL_BYTES = 1 << 20;
 const write = promisify(fsWrite);
 
@@ -245,6 +227,21 @@ function renderRow(renderer: Renderer, row: Row): Segment[] {
 /** Rows rendered and tokenised at once. */
 const ROWS_A_STEP = 256;
 
+type FlatIds = Awaited<ReturnType<Tokenizer['encodeFlat']>>;
+
+/** Rows that are being tokenised. */
+interface Step {
+  readonly rows: readonly (readonly Segment[])[];
+  readonly encoding: Promise<FlatIds>;
+}
+
+function startStep(renderer: Renderer, tokenizer: Tokenizer, rows: readonly Row[]): Step {
+  const rendered = rows.map((row) => renderRow(renderer, row));
+  const encoding = tokenizer.encodeFlat(rendered.flatMap((segments) => segments.map((segment) => segment.text)));
+  encoding.catch(() => undefined); // seen by whoever awaits it, should an error elsewhere come first
+  return { rows: rendered, encoding };
+}
+
 /**
  * Reads, renders and tokenises dataset files. Memory is flat in the number of bytes (16 bytes a row stay).
  *
@@ -266,38 +263,34 @@ export async function prepareDataset(files: readonly string[], options: PrepareO
   const { descriptor, path } = openSpill(options.cacheFolder ?? tmpdir());
   try {
     const spill = new Spill(descriptor);
-    const lengths = new IntList();
-    const targetCounts = new IntList();
+    const lengths = new IntBuffer();
+    const targetCounts = new IntBuffer();
     const stats = { rows: 0, tokens: 0, targetTokens: 0, truncated: 0, skippedImages: 0, dropped: 0, longest: 0 };
     const code = new Int32Array(maxLength);
 
-    /** Joins the segments of a row; returns its kept length and its targets. */
     const joinRow = (
       segments: readonly Segment[],
-      ids: readonly Int32Array[],
+      { ids, bounds }: FlatIds,
       first: number,
     ): { length: number; targets: number; total: number } => {
       let length = 0;
       let targets = 0;
-      let total = 0;
       for (const [k, { learn }] of segments.entries()) {
-        const part = ids[first + k]!;
-        total += part.length;
-        const kept = Math.min(part.length, maxLength - length);
-        for (let i = 0; i < kept; i++) code[length + i] = learn ? part[i]! : ~part[i]!;
+        const start = bounds[first + k]!;
+        const kept = Math.min(bounds[first + k + 1]! - start, maxLength - length);
+        for (let i = 0; i < kept; i++) code[length + i] = learn ? ids[start + i]! : ~ids[start + i]!;
         if (learn) targets += length === 0 ? Math.max(0, kept - 1) : kept;
         length += kept;
       }
-      return { length, targets, total };
+      return { length, targets, total: bounds[first + segments.length]! - bounds[first]! };
     };
 
-    const step = async (rows: readonly Row[]): Promise<void> => {
+    const finish = async ({ rows, encoding }: Step): Promise<void> => {
       if (signal?.aborted) throw cancelled();
-      const rendered = rows.map((row) => renderRow(renderer, row));
-      const ids = await tokenizer.encodeBatch(rendered.flatMap((segments) => segments.map((segment) => segment.text)));
+      const flat = await encoding;
       let first = 0;
-      for (const segments of rendered) {
-        const { length, targets, total } = joinRow(segments, ids, first);
+      for (const segments of rows) {
+        const { length, targets, total } = joinRow(segments, flat, first);
         first += segments.length;
         stats.longest = Math.max(stats.longest, total);
         if (targets === 0) {
@@ -327,10 +320,17 @@ export async function prepareDataset(files: readonly string[], options: PrepareO
         progress.bytesTotal = total;
       },
     });
+    // Two steps are under way: while Rust encodes new words of one, this thread cuts the texts of the next.
+    let underWay: Step | undefined;
     for await (const batch of batches) {
-      for (let at = 0; at < batch.length; at += ROWS_A_STEP) await step(batch.slice(at, at + ROWS_A_STEP));
+      for (let at = 0; at < batch.length; at += ROWS_A_STEP) {
+        const next = startStep(renderer, tokenizer, batch.slice(at, at + ROWS_A_STEP));
+        if (underWay !== undefined) await finish(underWay);
+        underWay = next;
+      }
       options.onProgress?.({ ...progress, rows: stats.rows, tokens: stats.tokens });
     }
+    if (underWay !== undefined) await finish(underWay);
     if (stats.rows === 0) throw noTargets(files, stats, maxLength);
     await spill.flush();
     const kept = lengths.toArray();

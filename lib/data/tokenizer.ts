@@ -9,7 +9,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Tokenizer as RustTokenizer } from '@anush008/tokenizers';
 import { VltuneError } from '../errors.js';
-import { IdBuffer, PieceCache, type TokenizerFile } from './pieces.js';
+import { IntBuffer, MissingPieces, PieceCache, type TokenizerFile } from './pieces.js';
 
 export interface EncodeOptions {
   /** Let the post-processor add what it adds around a whole text (Qwen's adds nothing). Default false. */
@@ -25,8 +25,7 @@ export interface DecodeStream {
 }
 
 /** Texts sent to Rust at once: its encodings are large objects, freed only by garbage collection. */
-const RUST_BATCH = 256;
-const NO_SPECIALS = { addSpecialTokens: false };
+const RUST_BATCH = 1024;
 
 function describeToken(value: unknown): string | null {
   if (typeof value === 'string') return value;
@@ -36,18 +35,15 @@ function describeToken(value: unknown): string | null {
   return null;
 }
 
-async function readJson(path: string, required: boolean): Promise<Record<string, unknown>> {
+/** A JSON object in a file; an empty one where there is no file. */
+async function readJson(path: string): Promise<Record<string, unknown>> {
   let text: string;
   try {
     text = await readFile(path, 'utf8');
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
-    if (code === 'ENOENT' && !required) return {};
-    throw new VltuneError(
-      'ERR_BAD_CHECKPOINT',
-      code === 'ENOENT' ? `${path}: no such file in the model folder` : `${path}: ${message}`,
-      { cause },
-    );
+    if (code === 'ENOENT') return {};
+    throw new VltuneError('ERR_BAD_CHECKPOINT', `${path}: ${message}`, { cause });
   }
   try {
     const value: unknown = JSON.parse(text);
@@ -56,6 +52,41 @@ async function readJson(path: string, required: boolean): Promise<Record<string,
   } catch (cause) {
     throw new VltuneError('ERR_BAD_CHECKPOINT', `${path}: not a JSON object: ${(cause as Error).message}`, { cause });
   }
+}
+
+async function readBytes(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    throw new VltuneError(
+      'ERR_BAD_CHECKPOINT',
+      code === 'ENOENT' ? `${path}: no such file in the model folder` : `${path}: ${message}`,
+      { cause },
+    );
+  }
+}
+
+/**
+ * tokenizer.json without its vocabulary and merges, which Rust has read. They come last in every file that Hugging Face's library
+ * writes, and parsing them here as well would cost more memory than the rest of a run; a file in another order is parsed whole.
+ */
+function settingsOf(bytes: Buffer): TokenizerFile {
+  const vocabulary = bytes.indexOf('"vocab"');
+  const head = bytes.toString('utf8', 0, Math.max(0, vocabulary)).replace(/,\s*$/, '');
+  try {
+    const file = JSON.parse(`${head}}}`) as TokenizerFile;
+    if (file.model !== undefined && file.pre_tokenizer !== undefined && file.added_tokens !== undefined) return file;
+  } catch {
+    // another order, or "vocab" in an added token
+  }
+  const { added_tokens, normalizer, pre_tokenizer, model } = JSON.parse(bytes.toString('utf8')) as TokenizerFile;
+  return {
+    added_tokens: added_tokens ?? [],
+    normalizer: normalizer ?? null,
+    pre_tokenizer,
+    model: { type: model?.type ?? '', dropout: model?.dropout ?? null },
+  };
 }
 
 export class Tokenizer {
@@ -134,40 +165,24 @@ export class Tokenizer {
    */
   static async load(folder: string): Promise<Tokenizer> {
     const path = join(folder, 'tokenizer.json');
-    let text: string;
-    try {
-      text = await readFile(path, 'utf8');
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException;
-      throw new VltuneError(
-        'ERR_BAD_CHECKPOINT',
-        code === 'ENOENT' ? `${path}: no such file in the model folder` : `${path}: ${message}`,
-        { cause },
-      );
-    }
-    const [config, generation, { default: library }] = await Promise.all([
-      readJson(join(folder, 'tokenizer_config.json'), false),
-      readJson(join(folder, 'generation_config.json'), false),
+    const [bytes, config, generation, { default: library }] = await Promise.all([
+      readBytes(path),
+      readJson(join(folder, 'tokenizer_config.json')),
+      readJson(join(folder, 'generation_config.json')),
       import('@anush008/tokenizers'),
     ]);
     let rust: RustTokenizer;
     let file: TokenizerFile;
     try {
-      rust = library.Tokenizer.fromString(text);
+      rust = library.Tokenizer.fromFile(path);
       // Padding and truncation of the file are settings of some training run, not of the model.
       rust.disablePadding();
       rust.disableTruncation();
-      const { added_tokens, normalizer, pre_tokenizer, model } = JSON.parse(text) as TokenizerFile;
-      file = {
-        added_tokens: added_tokens ?? [],
-        normalizer: normalizer ?? null,
-        pre_tokenizer,
-        model: { ...(model?.type && { type: model.type }), dropout: model?.dropout ?? null },
-      };
+      file = settingsOf(bytes);
     } catch (cause) {
       throw new VltuneError('ERR_BAD_CHECKPOINT', `${path}: not a tokenizer: ${(cause as Error).message}`, { cause });
     }
-    return new Tokenizer(rust, file, createHash('sha256').update(text).digest('hex'), config, generation);
+    return new Tokenizer(rust, file, createHash('sha256').update(bytes).digest('hex'), config, generation);
   }
 
   tokenToId(token: string): number | null {
@@ -185,40 +200,37 @@ export class Tokenizer {
 
   /** Ids of each text. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
-    if (this.pieces === undefined || options.addSpecialTokens) return this.encodeInRust(texts, options);
+    if (options.addSpecialTokens) return this.encodeInRust(texts, options);
+    const { ids, bounds } = await this.encodeFlat(texts);
+    return texts.map((_, i) => ids.slice(bounds[i]!, bounds[i + 1]!));
+  }
+
+  /** Ids of all texts in one array; text i has `ids[bounds[i]]` to `ids[bounds[i + 1] - 1]`. For many short texts. */
+  async encodeFlat(texts: readonly string[]): Promise<{ ids: Int32Array; bounds: Int32Array }> {
     const { pieces } = this;
-    const result = new Array<Int32Array>(texts.length);
-    const buffer = new IdBuffer();
-    const incomplete: number[] = [];
-    const uncovered: number[] = [];
-    const missing = new Set<string>();
-    const take = (i: number): boolean => {
-      buffer.length = 0;
-      if (!pieces.encode(texts[i]!, buffer, missing)) return false;
-      result[i] = buffer.ids.slice(0, buffer.length);
-      return true;
-    };
-    for (let i = 0; i < texts.length; i++) {
-      if (!pieces.covers(texts[i]!)) uncovered.push(i);
-      else if (!take(i)) incomplete.push(i);
+    const missing = new MissingPieces();
+    const buffer = new IntBuffer();
+    const bounds = new Int32Array(texts.length + 1);
+    for (const [i, text] of texts.entries()) {
+      if (pieces?.covers(text)) pieces.encode(text, buffer, missing);
+      else if (text !== '') buffer.push(missing.standIn(text));
+      bounds[i + 1] = buffer.length;
     }
-    if (missing.size > 0) {
-      const fresh = [...missing];
-      const ids = await this.encodeInRust(fresh, NO_SPECIALS);
-      for (const [i, piece] of fresh.entries()) pieces.add(piece, ids[i]!.length === 1 ? ids[i]![0]! : Array.from(ids[i]!));
-      missing.clear();
-      // A full table drops its older half while it is filled: what is missing again goes to Rust whole.
-      for (const i of incomplete) if (!take(i)) uncovered.push(i);
-      pieces.forget(fresh);
+    if (missing.pieces.length === 0) return { ids: buffer.toArray(), bounds };
+    const fresh = await this.encodeInRust(missing.pieces, {});
+    // A text that Rust took whole stands in the same list; it is longer than what is kept, or a piece like any other.
+    if (pieces !== undefined)
+      for (const [k, piece] of missing.pieces.entries()) if (pieces.covers(piece)) pieces.add(piece, fresh[k]!);
+    const ids = new IntBuffer();
+    for (let i = 0, at = 0; i < texts.length; i++) {
+      for (; at < bounds[i + 1]!; at++) {
+        const id = buffer.items[at]!;
+        if (id >= 0) ids.push(id);
+        else ids.pushAll(fresh[~id]!, 0, fresh[~id]!.length);
+      }
+      bounds[i + 1] = ids.length;
     }
-    if (uncovered.length > 0) {
-      const ids = await this.encodeInRust(
-        uncovered.map((i) => texts[i]!),
-        options,
-      );
-      for (const [k, i] of uncovered.entries()) result[i] = ids[k]!;
-    }
-    return result;
+    return { ids: ids.toArray(), bounds };
   }
 
   private async encodeInRust(texts: readonly string[], options: EncodeOptions): Promise<Int32Array[]> {

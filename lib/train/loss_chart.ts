@@ -14,20 +14,22 @@ export interface LossChartOptions {
   readonly evaluation?: readonly LossPoint[];
 }
 
-/** Weight of the past in the smoothed line; with more points the line is smoothed over more of them. */
-function smoothing(count: number): number {
-  return count < 10 ? 0.5 : Math.min(0.97, 1 - 6 / count);
-}
-
-/** The exponential moving average, corrected for its start as Adam's moments are. */
+/**
+ * The losses averaged with their neighbours under a Gaussian that spans a fortieth of the run: a line that neither lags behind
+ * nor starts from a guess, as a running mean does.
+ */
 function smooth(points: readonly LossPoint[]): LossPoint[] {
-  const keep = smoothing(points.length);
-  let sum = 0;
-  let weight = 0;
-  return points.map(({ step, loss }) => {
-    sum = keep * sum + (1 - keep) * loss;
-    weight = keep * weight + (1 - keep);
-    return { step, loss: sum / weight };
+  const sigma = Math.max(1, points.length / 40);
+  const reach = Math.ceil(3 * sigma);
+  return points.map(({ step }, i) => {
+    let sum = 0;
+    let weights = 0;
+    for (let j = Math.max(0, i - reach); j <= Math.min(points.length - 1, i + reach); j++) {
+      const weight = Math.exp(-0.5 * ((j - i) / sigma) ** 2);
+      sum += weight * points[j]!.loss;
+      weights += weight;
+    }
+    return { step, loss: sum / weights };
   });
 }
 

@@ -7,10 +7,14 @@
 //   load_n(p, n), store_n(p, v, n)         the first n, 0 <= n <= kLanes; other lanes read 0, memory past n is not touched
 //   + - * /, sqrt, abs, min, max           min and max return b where a or b is NaN (AArch64: NaN)
 //   fma(a, b, c) = a*b + c                 one rounding where the machine has it, else two; fnma(a, b, c) = c - a*b
+//   fma_once(a, b, c)                      a*b + c with one rounding on every machine, however slow: where bits must agree
 //   less(a, b), select(m, a, b)            comparison; a where m, else b
 //   reduce_add(v), reduce_max(v)           over the lanes, always in the same order: halves are folded onto each other
 //   exp(v)                                 within 1.1 ulp; 0 below -104, inf above 88.73, NaN stays NaN; subnormals included
 //   sigmoid(v)                             1/(1 + exp(-v))
+//
+//   each_vector(n, step), load_part, store_part   loops over n elements of which the last vector may be short
+//   convert(from, to, n)                          elements of one type to another
 //
 // Bf16 is rounded to nearest even; NaN becomes 0x7fc0.
 #pragma once
@@ -295,6 +299,14 @@ inline Vec scale_by_power(Vec a, Vec n) {
 
 #endif
 
+#if defined(__AVX512F__) || defined(__AVX2__) || (defined(__ARM_NEON) && defined(__aarch64__))
+inline Vec fma_once(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+#else
+inline Vec fma_once(Vec a, Vec b, Vec c) {
+  return {{::fmaf(a.v[0], b.v[0], c.v[0]), ::fmaf(a.v[1], b.v[1], c.v[1]), ::fmaf(a.v[2], b.v[2], c.v[2]), ::fmaf(a.v[3], b.v[3], c.v[3])}};
+}
+#endif
+
 // ---- written once ---------------------------------------------------------------------------------------------------
 
 // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2)/2; ln 2 in two parts, whose first has so few bits that n times it is
@@ -315,5 +327,19 @@ inline Vec exp(Vec x) {
 }
 
 inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x)); }
+
+// Calls step(i, count) for every vector of n elements; count is kLanes but for the last.
+template <class Step> inline void each_vector(int64_t n, Step&& step) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) step(i, kLanes);
+  if (i < n) step(i, static_cast<int>(n - i));
+}
+// Whole vectors by load and store, a last part by load_n and store_n; after inlining into each_vector there is no branch.
+template <class T> inline Vec load_part(const T* p, int n) { return n == kLanes ? load(p) : load_n(p, n); }
+template <class T> inline void store_part(T* p, Vec a, int n) { n == kLanes ? store(p, a) : store_n(p, a, n); }
+
+template <class From, class To> inline void convert(const From* from, To* to, int64_t n) {
+  each_vector(n, [&](int64_t i, int count) { store_part(to + i, load_part(from + i, count), count); });
+}
 
 }  // namespace vltune::cpu::VLTUNE_ISA

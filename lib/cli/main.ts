@@ -1,0 +1,88 @@
+#!/usr/bin/env node
+/**
+ * The command `vltune`. It knows the names of the commands and loads the one that is asked for; an exit code is 0 for done, 1 for
+ * a run that failed, 2 for bad usage or bad input, 130 for an interrupted one.
+ */
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { Command, CommanderError } from 'commander';
+import type { CommandSpec } from './command.js';
+
+interface CommandEntry {
+  readonly summary: string;
+  readonly load: () => Promise<{ readonly command: CommandSpec }>;
+}
+
+const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  convert: { summary: 'Turn an Alpaca file into messages', load: () => import('./convert.js') },
+  train: { summary: 'Fine-tune a model on a dataset', load: () => import('./train.js') },
+  generate: { summary: 'Let a model answer', load: () => import('./generate.js') },
+  merge: { summary: 'Merge an adapter into its model', load: () => import('./merge.js') },
+  quantize: { summary: 'Store a model in 4 bits', load: () => import('./quantize.js') },
+  plan: { summary: 'Tell what a training run will need', load: () => import('./plan.js') },
+  doctor: { summary: 'Tell what this machine has and what vltune will use', load: () => import('./doctor.js') },
+  bench: { summary: 'Measure the kernels on this machine', load: () => import('./bench.js') },
+};
+
+function version(): string {
+  const path = fileURLToPath(new URL('../../../package.json', import.meta.url));
+  return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version;
+}
+
+/** Help, version and everything that names no command. */
+function topLevel(args: readonly string[]): number {
+  const program = new Command('vltune')
+    .description('Fine-tune vision-language models from Node.js: NF4, LoRA and 8-bit AdamW, no Python')
+    .version(version(), '-v, --version', 'Show the version')
+    .helpOption('-h, --help', 'Show this help')
+    .helpCommand(false)
+    .exitOverride()
+    .configureOutput({
+      outputError: (text, write) =>
+        write(
+          `vltune: ${text
+            .trim()
+            .replace(/^error: /, '')
+            .replace(/\n/g, ' ')}\n`,
+        ),
+    })
+    .addHelpText('after', "\n'vltune COMMAND --help' shows a command's options.");
+  for (const [name, { summary }] of Object.entries(COMMANDS))
+    program
+      .command(name)
+      .description(summary)
+      .action(() => {});
+  if (args.length === 0) {
+    program.outputHelp({ error: true });
+    return 2;
+  }
+  try {
+    program.parse(args, { from: 'user' });
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    throw error;
+  }
+  return 0;
+}
+
+async function main(): Promise<number> {
+  const [first, ...rest] = process.argv.slice(2);
+  const isHelp = first === 'help' && rest[0] !== undefined;
+  const name = isHelp ? rest[0] : first;
+  const entry = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (!entry) return topLevel(first === 'help' ? ['--help'] : process.argv.slice(2));
+  const [{ command }, { runCommand }] = await Promise.all([entry.load(), import('./run_command.js')]);
+  return await runCommand(command, isHelp ? ['--help'] : rest);
+}
+
+// A reader that goes away (`vltune … | head`) ends the command quietly, as it ends any other.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    throw error;
+  });
+}
+
+const code = await main();
+// Whatever is still open (a worker of native code, a socket) must not hold the shell: what was written is flushed, then we go.
+process.stdout.write('', () => process.stderr.write('', () => process.exit(code)));

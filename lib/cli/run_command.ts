@@ -1,0 +1,45 @@
+/** Runs a command: options in, signals heard, errors told in one line, an exit code out. */
+import { isUserError, VltuneError } from '../errors.js';
+import { type CommandSpec, parseCommand, UsageExit } from './command.js';
+
+export const EXIT_DONE = 0;
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+export const EXIT_INTERRUPTED = 130;
+
+/** Runs a command to its end. Never rejects. */
+export async function runCommand(command: CommandSpec, args: readonly string[]): Promise<number> {
+  const interrupt = new AbortController();
+  const onSignal = (): void => {
+    if (interrupt.signal.aborted) process.exit(EXIT_INTERRUPTED);
+    process.stderr.write('\nvltune: stopping after this step; once more to stop at once\n');
+    interrupt.abort();
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  try {
+    const { given, output } = await parseCommand(command, args);
+    await command.run({ given, output, signal: interrupt.signal });
+    return EXIT_DONE;
+  } catch (error) {
+    if (error instanceof UsageExit) return error.exitCode;
+    return report(error);
+  } finally {
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+  }
+}
+
+/** Says what went wrong and tells the exit code. Only an error that vltune did not foresee has its stack shown. */
+function report(error: unknown): number {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  const message = error instanceof Error ? error.message : String(error);
+  const foreseen = error instanceof VltuneError || (typeof code === 'string' && code.startsWith('ERR_'));
+  process.stderr.write(
+    foreseen
+      ? `vltune: ${message.replace(/^vltune: /, '')}\n`
+      : `vltune: unforeseen error, please report it: ${(error as Error)?.stack ?? message}\n`,
+  );
+  if (code === 'ERR_CANCELLED') return EXIT_INTERRUPTED;
+  return isUserError(error) ? EXIT_USAGE : EXIT_FAILED;
+}

@@ -1,0 +1,254 @@
+#include "../ops/qk_norm_rope.h"
+
+#include <cmath>
+
+#include "../ops/check.h"
+#include "dispatch.h"
+#include "partition.h"
+#include "simd.h"
+
+namespace vltune::cpu::VLTUNE_ISA {
+namespace {
+
+// cos and sin of F32 angles, computed in F64 and so rounded correctly but for about one in 10^8. Up to kEasyAngle the multiple
+// of pi/2 times its first part (33 bits) is exact; the loop has no branch and is compiled to vector code. Polynomials: fdlibm.
+constexpr double kEasyAngle = 1048576;
+
+void cos_sin_easy(const float* angle, int64_t n, float* cos, float* sin) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double x = angle[i];
+    const double shifted = x * 0.63661977236758134308 + 0x1.8p52;
+    const double quarter = shifted - 0x1.8p52;
+    uint64_t bits;
+    std::memcpy(&bits, &shifted, 8);
+    const double r = (x - quarter * 1.57079632673412561417e+00) - quarter * 6.07710050650619224932e-11;
+    const double z = r * r;
+    const double s = r + r * z * (-1.66666666666666324348e-01 +
+                     z * (8.33333333332248946124e-03 + z * (-1.98412698298579493134e-04 +
+                     z * (2.75573137070700676789e-06 + z * -2.50507602534068634195e-08))));
+    const double c = 1.0 - 0.5 * z + z * z * (4.16666666666666019037e-02 +
+                     z * (-1.38888888888741095749e-03 + z * (2.48015872894767294178e-05 +
+                     z * (-2.75573143513906633035e-07 + z * 2.08757232129817482790e-09))));
+    const bool swap = bits & 1;
+    const double cosine = swap ? s : c, sine = swap ? c : s;
+    cos[i] = static_cast<float>(((bits + 1) & 2) ? -cosine : cosine);
+    sin[i] = static_cast<float>((bits & 2) ? -sine : sine);
+  }
+}
+
+void cos_sin(const float* angle, int64_t n, float* cos, float* sin) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (angle[i] <= kEasyAngle && angle[i] >= -kEasyAngle) continue;
+    for (int64_t j = 0; j < n; ++j) {
+      cos[j] = static_cast<float>(std::cos(static_cast<double>(angle[j])));
+      sin[j] = static_cast<float>(std::sin(static_cast<double>(angle[j])));
+    }
+    return;
+  }
+  cos_sin_easy(angle, n, cos, sin);
+}
+
+// The gradient or value at j and j + h/2, rotated by the angle (sign +1) or back (sign -1).
+struct Pair { Vec low, high; };
+inline Pair rotate(Pair z, Vec cos, Vec sin) { return {fnma(z.high, sin, z.low * cos), fma(z.low, sin, z.high * cos)}; }
+inline Pair rotate_back(Pair y, Vec cos, Vec sin) { return {fma(y.high, sin, y.low * cos), fnma(y.low, sin, y.high * cos)}; }
+template <class T> inline Pair load_pair(const T* p, int64_t half, int count) {
+  return {load_part(p, count), load_part(p + half, count)};
+}
+template <class T> inline void store_pair(T* p, int64_t half, Pair a, int count) {
+  store_part(p, a.low, count);
+  store_part(p + half, a.high, count);
+}
+
+template <class D, class W>
+void forward_head(const D* x, const W* weight, const float* cos, const float* sin, float eps, int64_t half, D* y, float* rstd) {
+  Vec scale = broadcast(1.0f);
+  if (weight) {
+    Vec low = zero(), high = zero();
+    each_vector(half, [&](int64_t j, int count) {
+      Pair v = load_pair(x + j, half, count);
+      low = fma(v.low, v.low, low);
+      high = fma(v.high, v.high, high);
+    });
+    *rstd = 1.0f / std::sqrt(reduce_add(low + high) / static_cast<float>(2 * half) + eps);
+    scale = broadcast(*rstd);
+  }
+  each_vector(half, [&](int64_t j, int count) {
+    Pair z = load_pair(x + j, half, count);
+    if (weight) {
+      Pair w = load_pair(weight + j, half, count);
+      z = {w.low * (z.low * scale), w.high * (z.high * scale)};
+    }
+    store_pair(y + j, half, rotate(z, load_part(cos + j, count), load_part(sin + j, count)), count);
+  });
+}
+
+// dx may be dy. dweight is null where it is not wanted.
+template <class D, class W>
+void backward_head(const D* dy, const D* x, const W* weight, float rstd, const float* cos, const float* sin, int64_t half, D* dx,
+                   float* dweight) {
+  auto load_dz = [&](int64_t j, int count) {
+    return rotate_back(load_pair(dy + j, half, count), load_part(cos + j, count), load_part(sin + j, count));
+  };
+  if (!weight) {
+    each_vector(half, [&](int64_t j, int count) { store_pair(dx + j, half, load_dz(j, count), count); });
+    return;
+  }
+  const Vec scale = broadcast(rstd);
+  Vec low = zero(), high = zero();
+  each_vector(half, [&](int64_t j, int count) {
+    Pair dz = load_dz(j, count), w = load_pair(weight + j, half, count), v = load_pair(x + j, half, count);
+    low = fma(dz.low * w.low, v.low * scale, low);
+    high = fma(dz.high * w.high, v.high * scale, high);
+  });
+  const Vec mean = broadcast(reduce_add(low + high) / static_cast<float>(2 * half));
+  each_vector(half, [&](int64_t j, int count) {
+    Pair dz = load_dz(j, count), w = load_pair(weight + j, half, count), v = load_pair(x + j, half, count);
+    Pair xhat = {v.low * scale, v.high * scale};
+    store_pair(dx + j, half, {scale * fnma(xhat.low, mean, dz.low * w.low), scale * fnma(xhat.high, mean, dz.high * w.high)}, count);
+    if (dweight) {
+      Pair sums = load_pair(dweight + j, half, count);
+      store_pair(dweight + j, half, {fma(dz.low, xhat.low, sums.low), fma(dz.high, xhat.high, sums.high)}, count);
+    }
+  });
+}
+
+struct Heads { int64_t n, heads, dim, half; };
+
+Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
+  check_operand(call, x, name, kIsActivation, {kAny, kAny});
+  const int64_t dim = call.attrs->integer("head_dim", 0);
+  VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
+               static_cast<long long>(dim));
+  VLTUNE_CHECK(x.dim(1) % dim == 0, "ERR_SHAPE", "%s: %s has %lld columns, expected a multiple of head_dim %lld", call.op, name,
+               static_cast<long long>(x.dim(1)), static_cast<long long>(dim));
+  return {x.dim(0), x.dim(1) / dim, dim, dim / 2};
+}
+
+}  // namespace
+
+void rope_table(const OpCall& call) {
+  const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
+  check_operand(call, positions, "positions", kIsI32, {3, kAny});
+  const int64_t n = positions.dim(1);
+  check_operand(call, cos, "cos", kIsF32, {n, kAny});
+  const int64_t half = cos.dim(1);
+  check_operand(call, sin, "sin", kIsF32, {n, half});
+  const double theta = call.attrs->number("theta", 10000);
+  const int64_t section[3] = {call.attrs->integer("section_t", half), call.attrs->integer("section_h", 0),
+                              call.attrs->integer("section_w", 0)};
+  VLTUNE_CHECK(theta > 0, "ERR_ARGUMENT", "%s: theta is %g, expected a positive number", call.op, theta);
+  VLTUNE_CHECK(section[0] >= 0 && section[1] >= 0 && section[2] >= 0 && section[0] + section[1] + section[2] == half,
+               "ERR_ARGUMENT", "%s: sections %lld + %lld + %lld do not sum to head_dim/2 = %lld", call.op,
+               static_cast<long long>(section[0]), static_cast<long long>(section[1]), static_cast<long long>(section[2]),
+               static_cast<long long>(half));
+  const bool interleaved = call.attrs->flag("interleaved");
+  auto axis = [&](int64_t j) -> int64_t {
+    if (!interleaved) return j < section[0] ? 0 : j < section[0] + section[1] ? 1 : 2;
+    if (j % 3 == 1 && j < 3 * section[1]) return 1;
+    if (j % 3 == 2 && j < 3 * section[2]) return 2;
+    return 0;
+  };
+  const int32_t* position = positions.as<int32_t>();
+  // Columns outside: each is one frequency, found once; a block of rows of it is staged to be turned into cosines together.
+  constexpr int64_t kRows = 16, kColumns = 64;
+  call.pool->parallel_for(n, kRows * 4, [&](int64_t begin, int64_t end) {
+    float angles[kColumns];
+    for (int64_t first = 0; first < half; first += kColumns) {
+      const int64_t columns = half - first < kColumns ? half - first : kColumns;
+      float frequency[kColumns];
+      int64_t row_of_axis[kColumns];
+      for (int64_t j = 0; j < columns; ++j) {
+        // transformers: 1 / theta ** (arange(0, h, 2) / h), each step rounded to F32.
+        const float exponent = static_cast<float>(2 * (first + j)) / static_cast<float>(2 * half);
+        frequency[j] = 1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
+        row_of_axis[j] = axis(first + j) * n;
+      }
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t j = 0; j < columns; ++j) angles[j] = static_cast<float>(position[row_of_axis[j] + t]) * frequency[j];
+        cos_sin(angles, columns, cos.as<float>() + t * half + first, sin.as<float>() + t * half + first);
+      }
+    }
+  });
+}
+
+void qk_norm_rope(const OpCall& call) {
+  const Tensor &x = input(call, 0), &weight = input(call, 1), &cos = input(call, 2), &sin = input(call, 3);
+  const Tensor &y = output(call, 0), &rstd = output(call, 1);
+  const Heads shape = check_heads(call, x, "x");
+  check_operand(call, cos, "cos", kIsF32, {shape.n, shape.half});
+  check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
+  check_operand(call, y, "y", dtype_bit(x.dtype), {shape.n, x.dim(1)});
+  if (weight.present()) {
+    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
+    check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
+  } else {
+    check_absent(call, rstd, "rstd", "without weight");
+  }
+  const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
+  with_activation(x.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    with_activation(weight.dtype, [&](auto weight_tag) {
+      using W = decltype(weight_tag);
+      call.pool->parallel_for(shape.n, row_grain(x.dim(1)), [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t)
+          for (int64_t i = 0; i < shape.heads; ++i) {
+            const int64_t head = t * shape.heads + i;
+            forward_head(x.as<D>() + head * shape.dim, weight.present() ? weight.as<W>() : nullptr,
+                         cos.as<float>() + t * shape.half, sin.as<float>() + t * shape.half, eps, shape.half,
+                         y.as<D>() + head * shape.dim, weight.present() ? rstd.as<float>() + head : nullptr);
+          }
+      });
+    });
+  });
+}
+
+// One head of sums for each range of rows.
+size_t qk_norm_rope_backward_workspace(const OpCall& call) {
+  const Tensor& dweight = output(call, 1);
+  if (!dweight.present()) return 0;
+  return static_cast<size_t>(row_ranges_limit(input(call, 0).dim(0)) * dweight.dim(0)) * sizeof(float);
+}
+
+void qk_norm_rope_backward(const OpCall& call) {
+  const Tensor &dy = input(call, 0), &x = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3), &cos = input(call, 4),
+               &sin = input(call, 5), &dx = output(call, 0), &dweight = output(call, 1);
+  const Heads shape = check_heads(call, dy, "dy");
+  const unsigned dtype = dtype_bit(dy.dtype);
+  check_operand(call, x, "x", dtype, {shape.n, dy.dim(1)});
+  if (weight.present()) {
+    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
+    check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
+  } else {
+    check_absent(call, rstd, "rstd", "without weight");
+    check_absent(call, dweight, "dweight", "without weight");
+  }
+  check_operand(call, cos, "cos", kIsF32, {shape.n, shape.half});
+  check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
+  check_operand(call, dx, "dx", dtype, {shape.n, dy.dim(1)});
+  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {shape.dim});
+
+  float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;
+  const int64_t range = partial ? row_range(shape.n) : row_grain(dy.dim(1));
+  with_activation(dy.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    with_activation(weight.dtype, [&](auto weight_tag) {
+      using W = decltype(weight_tag);
+      call.pool->parallel_for(shape.n, range, [&](int64_t begin, int64_t end) {
+        float* sums = partial ? partial + begin / range * shape.dim : nullptr;
+        if (sums) std::memset(sums, 0, static_cast<size_t>(shape.dim) * sizeof(float));
+        for (int64_t t = begin; t < end; ++t)
+          for (int64_t i = 0; i < shape.heads; ++i) {
+            const int64_t head = t * shape.heads + i;
+            backward_head(dy.as<D>() + head * shape.dim, x.as<D>() + head * shape.dim,
+                          weight.present() ? weight.as<W>() : nullptr, weight.present() ? rstd.as<float>()[head] : 1.0f,
+                          cos.as<float>() + t * shape.half, sin.as<float>() + t * shape.half, shape.half,
+                          dx.as<D>() + head * shape.dim, sums);
+          }
+      });
+    });
+  });
+  if (partial && shape.n > 0) add_row_ranges(*call.pool, partial, row_ranges(shape.n), shape.dim, dweight.as<float>());
+}
+
+}  // namespace vltune::cpu::VLTUNE_ISA

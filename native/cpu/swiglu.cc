@@ -1,0 +1,57 @@
+#include "../ops/swiglu.h"
+
+#include "../ops/check.h"
+#include "dispatch.h"
+#include "partition.h"
+#include "simd.h"
+
+namespace vltune::cpu::VLTUNE_ISA {
+
+void swiglu(const OpCall& call) {
+  const Tensor &gate = input(call, 0), &up = input(call, 1), &y = output(call, 0);
+  check_operand(call, gate, "gate", kIsActivation, {kAny, kAny});
+  const int64_t n = gate.dim(0), f = gate.dim(1);
+  check_operand(call, up, "up", dtype_bit(gate.dtype), {n, f});
+  check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
+  with_activation(gate.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    const D *g = gate.as<D>(), *u = up.as<D>();
+    D* to = y.as<D>();
+    call.pool->parallel_for(n * f, kElementGrain, [&](int64_t begin, int64_t end) {
+      each_vector(end - begin, [&](int64_t j, int count) {
+        const int64_t i = begin + j;
+        Vec x = load_part(g + i, count);
+        store_part(to + i, x * sigmoid(x) * load_part(u + i, count), count);
+      });
+    });
+  });
+}
+
+// With s = sigmoid(gate) and silu = gate * s:  d silu / d gate = s + silu * (1 - s).
+void swiglu_backward(const OpCall& call) {
+  const Tensor &dy = input(call, 0), &gate = input(call, 1), &up = input(call, 2);
+  const Tensor &dgate = output(call, 0), &dup = output(call, 1);
+  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  const int64_t n = dy.dim(0), f = dy.dim(1);
+  const unsigned dtype = dtype_bit(dy.dtype);
+  check_operand(call, gate, "gate", dtype, {n, f});
+  check_operand(call, up, "up", dtype, {n, f});
+  check_operand(call, dgate, "dgate", dtype, {n, f});
+  check_operand(call, dup, "dup", dtype, {n, f});
+  with_activation(dy.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    const D *grad = dy.as<D>(), *g = gate.as<D>(), *u = up.as<D>();
+    D *to_gate = dgate.as<D>(), *to_up = dup.as<D>();
+    call.pool->parallel_for(n * f, kElementGrain, [&](int64_t begin, int64_t end) {
+      each_vector(end - begin, [&](int64_t j, int count) {
+        const int64_t i = begin + j;
+        Vec d = load_part(grad + i, count), x = load_part(g + i, count), v = load_part(u + i, count);
+        Vec s = sigmoid(x), silu = x * s;
+        store_part(to_up + i, d * silu, count);
+        store_part(to_gate + i, d * v * fma(silu, broadcast(1.0f) - s, s), count);
+      });
+    });
+  });
+}
+
+}  // namespace vltune::cpu::VLTUNE_ISA
