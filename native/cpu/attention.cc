@@ -64,23 +64,38 @@ void attention_of(const OpCall& call, const Shape& s, int64_t sequences) {
 
 // ---- attention_backward ----------------------------------------------------------------------------------------------
 
+// Where a task sums dK and dV, F32 [tokens][width] each. One place a thread, which stays in its cache from one short sequence
+// to the next; or one a key/value head, if there are fewer of these.
+struct Sums {
+  Sums(const Shape& s, int threads) : width(padded(s.head_dim)), by_thread(threads <= s.kv_heads) {
+    places = by_thread ? threads : s.kv_heads;
+    size = s.tokens * width;
+  }
+  size_t bytes() const { return round_up(2 * sizeof(float) * static_cast<size_t>(places * size)); }
+  float* dk(float* base, int thread, int64_t kv_head, int64_t row) const {
+    return base + (by_thread ? 2 * thread * size : 2 * kv_head * size + row * width);
+  }
+  float* dv(float* base, int thread, int64_t kv_head, int64_t row) const { return dk(base, thread, kv_head, row) + size; }
+
+  int64_t width, places, size;
+  bool by_thread;
+};
+
 template <class D>
 void attention_backward_of(const OpCall& call, const Shape& s, int64_t sequences) {
   const int h = s.head_dim;
-  const int64_t width = padded(h), sums = s.tokens * width;
-  auto* dk = static_cast<float*>(call.workspace);  // [kv_heads][tokens][width], then dv likewise
-  float* dv = dk + s.kv_heads * sums;
-  auto* scratch = reinterpret_cast<BackwardScratch*>(
-      static_cast<char*>(call.workspace) + round_up(2 * sizeof(float) * static_cast<size_t>(s.kv_heads * sums)));
+  const Sums sums(s, call.pool->size());
+  auto* base = static_cast<float*>(call.workspace);
+  auto* scratch = reinterpret_cast<BackwardScratch*>(static_cast<char*>(call.workspace) + sums.bytes());
   const int32_t* bounds = call.in[6].as<int32_t>();
   for_each_task(call.pool, sequences * s.kv_heads, [&](int64_t task, int thread) {
     const int64_t sequence = task / s.kv_heads, kv_head = task % s.kv_heads;
     const int64_t begin = bounds[sequence], keys = bounds[sequence + 1] - begin;
     if (keys == 0) return;
-    float* own_dk = dk + kv_head * sums + begin * width;
-    float* own_dv = dv + kv_head * sums + begin * width;
-    std::memset(own_dk, 0, sizeof(float) * static_cast<size_t>(keys * width));
-    std::memset(own_dv, 0, sizeof(float) * static_cast<size_t>(keys * width));
+    float* dk = sums.dk(base, thread, kv_head, begin);
+    float* dv = sums.dv(base, thread, kv_head, begin);
+    std::memset(dk, 0, sizeof(float) * static_cast<size_t>(keys * sums.width));
+    std::memset(dv, 0, sizeof(float) * static_cast<size_t>(keys * sums.width));
     const int64_t kv_at = begin * s.kv_stride() + kv_head * h;
     for (int64_t head = kv_head * s.group(); head < (kv_head + 1) * s.group(); ++head) {
       for (int64_t first = 0; first < keys; first += kQueries) {
@@ -88,13 +103,13 @@ void attention_backward_of(const OpCall& call, const Shape& s, int64_t sequences
         const int64_t at = (begin + first) * s.q_stride() + head * h;
         backward_block<D>(queries, h, s.scale, s.causal, first, keys, call.in[1].as<D>() + at, call.in[4].as<D>() + at,
                           call.in[0].as<D>() + at, call.in[5].as<float>() + head * s.tokens + begin + first, s.q_stride(),
-                          call.in[2].as<D>() + kv_at, call.in[3].as<D>() + kv_at, s.kv_stride(), call.out[0].as<D>() + at, own_dk,
-                          own_dv, width, scratch[thread]);
+                          call.in[2].as<D>() + kv_at, call.in[3].as<D>() + kv_at, s.kv_stride(), call.out[0].as<D>() + at, dk, dv,
+                          sums.width, scratch[thread]);
       }
     }
     const int rows = static_cast<int>(keys);
-    store_rows(rows, h, own_dk, width, call.out[1].as<D>() + kv_at, s.kv_stride());
-    store_rows(rows, h, own_dv, width, call.out[2].as<D>() + kv_at, s.kv_stride());
+    store_rows(rows, h, dk, sums.width, call.out[1].as<D>() + kv_at, s.kv_stride());
+    store_rows(rows, h, dv, sums.width, call.out[2].as<D>() + kv_at, s.kv_stride());
   });
 }
 
@@ -178,8 +193,7 @@ void attention(const OpCall& call) {
 size_t attention_backward_workspace(const OpCall& call) {
   expect_counts(call, 7, 3);
   const Shape s = shape_of(call, call.in[1]);
-  return round_up(2 * sizeof(float) * static_cast<size_t>(s.kv_heads * s.tokens * padded(s.head_dim))) +
-         sizeof(BackwardScratch) * static_cast<size_t>(call.pool->size());
+  return Sums(s, call.pool->size()).bytes() + sizeof(BackwardScratch) * static_cast<size_t>(call.pool->size());
 }
 
 void attention_backward(const OpCall& call) {
