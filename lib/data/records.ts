@@ -31,7 +31,7 @@ export interface RecordOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-const BLOCK_BYTES = 1 << 20;
+const BLOCK_BYTES = 1 << 18;
 /** The longest record: two bytes a character must stay below the longest string of the engine. */
 const MAX_RECORD_BYTES = 256 * 1024 * 1024;
 const LIST_KEYS: readonly string[] = ['data', 'items', 'examples', 'records'];
@@ -417,7 +417,7 @@ async function layoutOf(scanner: Scanner): Promise<Layout> {
 }
 
 const RECORDS_A_BATCH = 1024;
-const BYTES_A_BATCH = 1 << 20;
+const BYTES_A_BATCH = 1 << 18;
 
 /** Elements of a list, or values of an object, that starts at the scanner. */
 async function* elements(scanner: Scanner, kind: 'list' | 'members'): AsyncGenerator<RawRecord[]> {

@@ -31,6 +31,8 @@ export interface TraceOptions {
   /** A folder in `parity`; absent for full fine-tuning. */
   readonly adapter?: string;
   readonly fullFinetuning?: boolean;
+  /** A folder in `test/fixtures`; `MODEL` if absent. */
+  readonly model?: string;
   readonly [option: string]: unknown;
 }
 

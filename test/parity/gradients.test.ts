@@ -16,6 +16,7 @@ import { readAdapter } from '../../lib/weights/lora.js';
 import {
   distance,
   type EncodedRow,
+  FIXTURES,
   MODEL,
   PARITY,
   readFloats,
@@ -76,7 +77,8 @@ async function withStep<T>(
   variation: Variation,
   use: (step: TrainingStep, trainables: Trainables) => Promise<T>,
 ): Promise<T> {
-  const folder = await ModelFolder.open(MODEL);
+  const model = options.model === undefined ? MODEL : join(FIXTURES, options.model);
+  const folder = await ModelFolder.open(model);
   const adapter = options.adapter === undefined ? undefined : await readAdapter(join(PARITY, options.adapter));
   const trainables = adapter ? adaptersOf(folder.spec, adapter, 0) : Trainables.full(folder.spec);
   const dtype = options.dtype === 'bfloat16' ? 'bf16' : 'f32';
@@ -99,7 +101,7 @@ async function withStep<T>(
         step.writeParameter(loraName(module, 'B'), b);
       }
     } else {
-      for (const [name, values] of await readFloats(join(MODEL, 'model.safetensors')))
+      for (const [name, values] of await readFloats(join(model, 'model.safetensors')))
         if (skip(name)) step.writeParameter(name, values);
     }
     return await use(step, trainables);
@@ -131,7 +133,17 @@ function firstUpdate(options: TraceOptions, batches: readonly (readonly number[]
   });
 }
 
-for (const name of ['lora-chat', 'lora-plain', 'lora-micro-batches', 'lora-4bit', 'lora-rslora', 'lora-8bit-adamw', 'full']) {
+for (const name of [
+  'lora-chat',
+  'lora-plain',
+  'lora-micro-batches',
+  'lora-4bit',
+  'lora-rslora',
+  'lora-8bit-adamw',
+  'full',
+  'full-untied',
+  'full-bias',
+]) {
   test(`loss and gradients of the first update of ${name} are those of transformers and PEFT`, async (t) => {
     const { options, steps } = readJson<Trace>(`${name}.json`);
     const expected = await readFloats(join(PARITY, `${name}.gradients.safetensors`));
