@@ -46,8 +46,8 @@ struct Step {
 // reciprocals, square roots and powers, so parameters agree closely and the states' bytes but for rare ties; subnormals, which
 // CUDA flushes, are kept.
 inline Vec update_bitsandbytes(Vec p, Vec m, Vec v, const Step& step) {
-  Vec denominator = fma_once(broadcast(step.c2), broadcast(step.eps), sqrt(v));
-  p = fma_once(broadcast(step.step_size), m / denominator, p);
+  Vec inverse = broadcast(1.0f) / fma_once(broadcast(step.c2), broadcast(step.eps), sqrt(v));
+  p = fma_once(broadcast(step.step_size), m * inverse, p);
   return step.decays ? p * broadcast(step.decay) : p;
 }
 
@@ -127,27 +127,27 @@ double as_written(float x) {
 }
 
 Step make_step(const float* hyper, float clip, bool torch) {
-  const float lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], eps = hyper[3], weight_decay = hyper[4];
-  const double t = static_cast<double>(hyper[5]);
+  const float lr = hyper[0], eps = hyper[3], weight_decay = hyper[4];
+  const double b1 = as_written(hyper[1]), b2 = as_written(hyper[2]), t = static_cast<double>(hyper[5]);
+  const double c1 = 1 - std::pow(b1, t), c2 = std::sqrt(1 - std::pow(b2, t));
   Step step{};
   step.clip = clip;
-  step.beta1 = beta1;
-  step.beta2 = beta2;
+  step.beta1 = hyper[1];
+  step.beta2 = hyper[2];
   step.eps = eps;
+  step.c2 = static_cast<float>(c2);
   if (torch) {
-    const double rate = as_written(lr), b1 = as_written(beta1), b2 = as_written(beta2);
+    const double rate = as_written(lr);
     step.one_minus_beta1 = static_cast<float>(1 - b1);
     step.one_minus_beta2 = static_cast<float>(1 - b2);
-    step.step_size = static_cast<float>(-(rate / (1 - std::pow(b1, t))));
-    step.c2 = static_cast<float>(std::sqrt(1 - std::pow(b2, t)));
+    step.step_size = static_cast<float>(-(rate / c1));
     step.decay = static_cast<float>(1 - rate * as_written(weight_decay));
   } else {
-    const double c1 = 1 - std::pow(static_cast<double>(beta1), t), c2 = std::sqrt(1 - std::pow(static_cast<double>(beta2), t));
-    step.one_minus_beta1 = 1.0f - beta1;
-    step.one_minus_beta2 = 1.0f - beta2;
-    step.step_size = static_cast<float>(-static_cast<double>(lr) * c2 / c1);
-    step.c2 = static_cast<float>(c2);
-    step.decay = static_cast<float>(1 - static_cast<double>(lr) * static_cast<double>(weight_decay));
+    // The kernel's own powers are approximate: off by some 1e-4 of c1 and c2 in the first steps. These are exact.
+    step.one_minus_beta1 = 1.0f - step.beta1;
+    step.one_minus_beta2 = 1.0f - step.beta2;
+    step.step_size = -(lr * step.c2) / static_cast<float>(c1);
+    step.decay = ::fmaf(-lr, weight_decay, 1.0f);
   }
   return step;
 }
