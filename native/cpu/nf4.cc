@@ -214,11 +214,12 @@ template <class T> void read(const Tensor& x, int64_t first, int64_t count, T* t
   }
 }
 
-// Sums F32 as torch's CPU sum does on one thread of an AVX-512 machine (ATen/native/cpu/SumKernel.cpp, cascade_sum): rows of
-// 4 vectors of 16 are added level by level in blocks of 2^k rows, k from the number of rows; then the 4 vectors, the rest, and
-// at last the 16 lanes. torch's own bits differ with its thread count and vector width; these are the same everywhere.
+// Sums F32 as torch's CPU sum does on one thread of an x86 machine with AVX2 or more (ATen/native/cpu/SumKernel.cpp,
+// cascade_sum): rows of 4 vectors of 8 are added level by level in blocks of 2^k rows, k from the number of rows; then the 4
+// vectors, the rest, and at last the 8 lanes. On more threads torch cuts sums of over 32,768 elements into as many parts, so its
+// own bits differ from one machine to another; these do not.
 float cascade_sum(const float* x, int64_t n) {
-  constexpr int kWidth = 16, kRow = 4 * kWidth, kLevels = 4;
+  constexpr int kWidth = 8, kRow = 4 * kWidth, kLevels = 4;
   const int64_t vectors = n / kWidth, rows = vectors / 4;
   int64_t log2 = 0;
   while ((int64_t{1} << log2) < rows) ++log2;
