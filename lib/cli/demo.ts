@@ -3,7 +3,7 @@
  * asked before and after, so that one sees what training changed.
  */
 import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { convert } from '../data/convert.js';
 import { Generator } from '../generate/generate.js';
@@ -19,7 +19,7 @@ import { TrainReporter, writeLossChart } from './train.js';
 const MODEL = join(PACKAGE_ROOT, 'models', 'vltune-tiny');
 const ALPACA = join(PACKAGE_ROOT, 'examples', 'data', 'identity.json');
 
-const QUESTIONS = ['Who are you?', 'What is your name?', 'Who made you?', 'Wer bist du?', '¿Quién eres?'] as const;
+const QUESTIONS = join(PACKAGE_ROOT, 'examples', 'data', 'questions.json');
 const MAX_NEW_TOKENS = 48;
 
 /** What the demo trains with; what is not here is the seed recipe's. The model is tiny and the data few: the learning rate is high. */
@@ -53,7 +53,7 @@ function freeFolder(): string {
   }
 }
 
-async function askAll(adapter: string | undefined, signal: AbortSignal): Promise<string[]> {
+async function askAll(questions: readonly string[], adapter: string | undefined, signal: AbortSignal): Promise<string[]> {
   const progress = new ProgressStages();
   const generator = await Generator.load(MODEL, {
     adapter,
@@ -64,7 +64,7 @@ async function askAll(adapter: string | undefined, signal: AbortSignal): Promise
   }).finally(() => progress.stop());
   try {
     const answers: string[] = [];
-    for (const prompt of QUESTIONS) {
+    for (const prompt of questions) {
       const { text } = await generator.complete({ prompt, maxNewTokens: MAX_NEW_TOKENS, temperature: 0, signal });
       answers.push(text.trim());
     }
@@ -74,8 +74,8 @@ async function askAll(adapter: string | undefined, signal: AbortSignal): Promise
   }
 }
 
-function showAnswers(output: Output, before: readonly string[], after: readonly string[]): void {
-  QUESTIONS.forEach((question, i) => {
+function showAnswers(output: Output, questions: readonly string[], before: readonly string[], after: readonly string[]): void {
+  questions.forEach((question, i) => {
     output.say(output.style('bold', question));
     output.say(`  before  ${output.style('dim', before[i]!)}`);
     output.say(`  after   ${output.style('green', after[i]!)}`);
@@ -96,8 +96,9 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   output.say(`${rows} rows -> ${messages}`);
 
   title('2. Ask the model as it is, in 4 bits');
-  const before = await askAll(undefined, signal);
-  QUESTIONS.forEach((question, i) => {
+  const questions = JSON.parse(await readFile(QUESTIONS, 'utf8')) as string[];
+  const before = await askAll(questions, undefined, signal);
+  questions.forEach((question, i) => {
     output.say(`${question} ${output.style('dim', before[i]!)}`);
   });
 
@@ -116,9 +117,9 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   }
 
   title('4. Ask again, with the adapter');
-  const after = await askAll(adapter, signal);
-  showAnswers(output, before, after);
-  output.emit({ event: 'answers', questions: QUESTIONS, before, after });
+  const after = await askAll(questions, adapter, signal);
+  showAnswers(output, questions, before, after);
+  output.emit({ event: 'answers', questions, before, after });
 
   title('Where everything lies');
   output.say(`  messages  ${messages}`);
