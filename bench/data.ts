@@ -117,7 +117,7 @@ async function stageConvert(folder: string): Promise<Record<string, number>> {
 async function stageData(folder: string, tokenizerFolder: string): Promise<Record<string, number>> {
   const start = performance.now();
   const tokenizer = await Tokenizer.load(tokenizerFolder);
-  const source = readFileSync(join(PACKAGE_ROOT, 'test/fixtures/data/vl_chat_template.jinja'), 'utf8');
+  const source = readFileSync(join(PACKAGE_ROOT, 'test/fixtures/qwen3vl-tiny/chat_template.jinja'), 'utf8');
   const loaded = performance.now();
   const dataset = await prepareDataset([join(folder, 'messages.jsonl')], {
     tokenizer,

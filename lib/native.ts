@@ -103,6 +103,12 @@ export interface MemoryInfo {
   readonly peak: number;
 }
 
+export interface OpTime {
+  readonly op: string;
+  readonly calls: number;
+  readonly nanoseconds: number;
+}
+
 export interface Addon {
   /** Zeroed memory, 64-byte aligned. Throws ERR_OUT_OF_MEMORY with the size. */
   allocate(bytes: number, device: Device): Storage;
@@ -141,6 +147,8 @@ export interface Addon {
   run(executable: Executable, dims: Readonly<Record<string, number>>): Promise<void>;
   /** Stops the run under way between two ops. */
   cancel(executable: Executable): void;
+  /** What each op of a program has taken since it was compiled, in the program's order. */
+  times(executable: Executable): OpTime[];
 
   cpuInfo(): CpuInfo;
   setThreads(threads: number): void;

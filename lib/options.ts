@@ -264,9 +264,10 @@ export function checkOptions(table: OptionTable, options: GivenOptions): Checked
       continue;
     }
     given.add(key);
-    const parsed = schemaOf(spec).safeParse(options.isText?.(key) ? fromText(spec, value) : value);
+    const typed = options.isText?.(key) ? fromText(spec, value) : value;
+    const parsed = schemaOf(spec).safeParse(typed);
     if (parsed.success) values[key] = parsed.data;
-    else errors.push(`${nameOf(key)}: expected ${expectation(spec)}, got ${showValue(value)}`);
+    else errors.push(`${nameOf(key)}: expected ${expectation(spec)}, got ${showValue(typed)}`);
   }
   for (const [key, spec] of Object.entries(table)) {
     if (given.has(key)) continue;

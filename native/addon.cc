@@ -23,6 +23,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("compile", compile);
   add("run", run);
   add("cancel", cancel);
+  add("times", times);
   add("cpuInfo", cpu_info);
   add("setThreads", set_threads);
   add("memory", memory);

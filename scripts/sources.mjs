@@ -1,5 +1,5 @@
-// Prints the C++ sources in the given folders (not their subfolders), and the given files: the list that binding.gyp and
-// CMakeLists.txt build, so that neither names files one by one.
+// Prints the C++ sources in the given folders (not their subfolders), and the given files: the list that binding.gyp builds, so
+// that it names no file one by one. CMakeLists.txt globs the same folders.
 import { existsSync, readdirSync, statSync } from 'node:fs';
 
 const sources = process.argv.slice(2).flatMap((path) => {

@@ -24,6 +24,7 @@ export interface CommandSpec {
   run(context: CommandContext): Promise<void>;
 }
 
+const GENERAL = 'General:';
 const JSON_HELP = 'Print one JSON object a line on stdout and nothing else there';
 
 /** Bad usage that commander found and has already told of, or help that it has printed. */
@@ -68,13 +69,12 @@ function buildCommand(spec: CommandSpec): Command {
     .exitOverride()
     .allowExcessArguments(false)
     .showSuggestionAfterError(false)
-    .helpOption('-h, --help', 'Show this help')
+    .addHelpOption(new Option('-h, --help', 'Show this help').helpGroup(GENERAL))
     .configureHelp({ helpWidth: Math.min(120, process.stdout.columns ?? 100), optionTerm })
     .configureOutput({ outputError: (text, write) => write(explain(text, spec.table)) });
   if (spec.recipe) command.argument('[recipe.yaml]', 'options by name, in snake or kebab case; the command line goes before it');
   for (const [key, option] of Object.entries(spec.table)) addOption(command, key, option);
-  command.addOption(new Option('--json', JSON_HELP).helpGroup('General:'));
-  command.optionsGroup('General:');
+  command.addOption(new Option('--json', JSON_HELP).helpGroup(GENERAL));
   command.addHelpText(
     'after',
     `\nExamples:\n${spec.examples.map((line) => `  $ ${line}`).join('\n')}\n\nExit codes: 0 done, 1 the run failed, 2 bad usage or bad input, 130 interrupted.`,

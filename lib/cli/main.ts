@@ -14,6 +14,7 @@ interface CommandEntry {
 }
 
 const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  demo: { summary: 'Do the whole job once on the shipped tiny model', load: () => import('./demo.js') },
   convert: { summary: 'Turn an Alpaca file into messages', load: () => import('./convert.js') },
   train: { summary: 'Fine-tune a model on a dataset', load: () => import('./train.js') },
   generate: { summary: 'Let a model answer', load: () => import('./generate.js') },

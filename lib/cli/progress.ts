@@ -1,8 +1,9 @@
-/** A progress bar on stderr; off a terminal, a plain line now and then. */
+/** Progress on stderr: a bar on a terminal; elsewhere a plain line now and then, and none for what is done sooner. */
 import { SingleBar } from 'cli-progress';
 
 /** Between two lines where there is no terminal. */
 const PLAIN_LINE_MS = 5000;
+const BAR_WIDTH = 24;
 
 export interface ProgressOptions {
   /** The text before the bar. */
@@ -13,29 +14,25 @@ export interface ProgressOptions {
 }
 
 export class ProgressBar {
-  readonly #bar: SingleBar;
+  readonly #bar: SingleBar | undefined;
+  readonly #line: (count: number) => string;
   #remark = '';
+  #lastLine = performance.now();
 
   constructor({ label, total, show = String }: ProgressOptions) {
-    const isTerminal = process.stderr.isTTY === true;
+    this.#line = (count) => `${label} ${show(count)}/${show(total)} ${this.#remark}`.trimEnd();
+    if (!process.stderr.isTTY) return;
     this.#bar = new SingleBar({
       stream: process.stderr,
-      noTTYOutput: true,
-      notTTYSchedule: PLAIN_LINE_MS,
       hideCursor: true,
-      clearOnComplete: isTerminal,
+      clearOnComplete: true,
       gracefulExit: false,
-      fps: 10,
       etaBuffer: 50,
-      format: (options, parameters) => {
-        const share = parameters.total > 0 ? Math.min(1, parameters.value / parameters.total) : 0;
-        const count = `${show(parameters.value)}/${show(parameters.total)}`;
-        if (!isTerminal) return `${label} ${count} ${this.#remark}`.trimEnd();
-        const width = 24;
-        const filled = Math.round(share * width);
-        const bar = '━'.repeat(filled) + '─'.repeat(width - filled);
-        const eta = options.etaBuffer && Number.isFinite(Number(parameters.eta)) ? ` ${parameters.eta} s left` : '';
-        return `${label} ${bar} ${count}${share < 1 ? eta : ''} ${this.#remark}`.trimEnd();
+      format: (_, { value, eta }) => {
+        const filled = Math.round(total > 0 ? Math.min(1, value / total) * BAR_WIDTH : 0);
+        const bar = '━'.repeat(filled) + '─'.repeat(BAR_WIDTH - filled);
+        const left = value < total && Number.isFinite(Number(eta)) ? `, ${eta} s left` : '';
+        return `${label} ${bar} ${show(value)}/${show(total)}${left} ${this.#remark}`.trimEnd();
       },
     });
     this.#bar.start(total, 0);
@@ -43,11 +40,18 @@ export class ProgressBar {
 
   update(count: number, remark: string = this.#remark): void {
     this.#remark = remark;
-    this.#bar.update(count);
+    if (this.#bar) {
+      this.#bar.update(count);
+      return;
+    }
+    const now = performance.now();
+    if (now - this.#lastLine < PLAIN_LINE_MS) return;
+    this.#lastLine = now;
+    process.stderr.write(`${this.#line(count)}\n`);
   }
 
   stop(): void {
-    this.#bar.stop();
+    this.#bar?.stop();
   }
 }
 

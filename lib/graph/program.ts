@@ -53,6 +53,18 @@ export class Program {
     }
   }
 
+  /** Milliseconds that each op has taken in all runs so far, by the op's name, the most expensive first. */
+  profile(): { readonly op: string; readonly calls: number; readonly milliseconds: number }[] {
+    const byOp = new Map<string, { op: string; calls: number; milliseconds: number }>();
+    for (const { op, calls, nanoseconds } of addon().times(this.#executable)) {
+      const entry = byOp.get(op) ?? { op, calls: 0, milliseconds: 0 };
+      byOp.set(op, entry);
+      entry.calls += calls;
+      entry.milliseconds += nanoseconds / 1e6;
+    }
+    return [...byOp.values()].sort((a, b) => b.milliseconds - a.milliseconds);
+  }
+
   /** Frees what only this program holds. */
   release(): void {
     addon().release(this.#executable as unknown as Storage);

@@ -5,6 +5,7 @@ import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput } from '../files.js';
 import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
 import { checkpointToResume, checkSameRun, type LogEntry, removeCheckpoints, type RunIdentity, saveCheckpoint, sweepOutput } from './checkpoint.js';
+import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
 import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
 import type { MemoryPlan } from './training_step.js';
@@ -88,7 +89,17 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     if (resumed) await restoreState(run, resumed);
     else await initializeParameters(run);
     await mkdir(args.outputDir, { recursive: true });
-    return await new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], hooks).run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+    const report = args.reportTo === 'tensorboard' ? await TensorBoardReport.open(args.outputDir) : undefined;
+    const onEvent = (event: TrainEvent): void => {
+      report?.onEvent(event);
+      hooks.onEvent?.(event);
+    };
+    try {
+      const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent });
+      return await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+    } finally {
+      await report?.close();
+    }
   } finally {
     closeRun(run);
   }

@@ -197,6 +197,11 @@ export class TrainingStep {
     addon().write(this.#allocated().state, offset, data);
   }
 
+  /** Where the time of all micro-steps so far went, by op. */
+  profile(): ReturnType<Program['profile']> {
+    return this.#compiled().train.profile();
+  }
+
   release(): void {
     for (const program of Object.values(this.#programs ?? {})) program.release();
     for (const storage of Object.values(this.#storages ?? {})) addon().release(storage);

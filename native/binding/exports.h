@@ -20,6 +20,7 @@ Napi::Value workspace(const Napi::CallbackInfo& info);
 Napi::Value compile(const Napi::CallbackInfo& info);
 Napi::Value run(const Napi::CallbackInfo& info);
 Napi::Value cancel(const Napi::CallbackInfo& info);
+Napi::Value times(const Napi::CallbackInfo& info);
 // machine.cc
 Napi::Value op_names(const Napi::CallbackInfo& info);
 Napi::Value cpu_info(const Napi::CallbackInfo& info);

@@ -167,6 +167,20 @@ Napi::Value run(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value times(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Napi::Array list = Napi::Array::New(info.Env());
+    for (const Executable::Time& time : executable_of(info[0])->times()) {
+      Napi::Object object = Napi::Object::New(info.Env());
+      object.Set("op", Napi::String::New(info.Env(), time.op));
+      object.Set("calls", Napi::Number::New(info.Env(), static_cast<double>(time.calls)));
+      object.Set("nanoseconds", Napi::Number::New(info.Env(), static_cast<double>(time.nanoseconds)));
+      list.Set(list.Length(), object);
+    }
+    return list;
+  });
+}
+
 Napi::Value cancel(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     executable_of(info[0])->cancel();

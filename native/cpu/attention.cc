@@ -168,21 +168,19 @@ void attention_cached_of(const OpCall& call, const Shape& s, int64_t past) {
 }  // namespace
 
 size_t attention_workspace(const OpCall& call) {
-  expect_counts(call, 4, 2);
-  const Shape s = shape_of(call, call.in[0]);
-  return round_up(sizeof(Block) * static_cast<size_t>(most_blocks(s.tokens, call.in[3].shape[0] - 1))) +
+  const Shape s = shape_of(call, input(call, 0));
+  const int64_t sequences = std::max<int64_t>(input(call, 3).shape[0] - 1, 0);
+  return round_up(sizeof(Block) * static_cast<size_t>(most_blocks(s.tokens, sequences))) +
          sizeof(ForwardScratch) * static_cast<size_t>(call.pool->size());
 }
 
 void attention(const OpCall& call) {
-  expect_counts(call, 4, 2);
-  const Shape s = shape_of(call, call.in[0]);
-  expect(call, "q", call.in[0], s.dtype, s.tokens, s.q_stride());
-  expect(call, "k", call.in[1], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "v", call.in[2], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "o", call.out[0], s.dtype, s.tokens, s.q_stride());
-  expect(call, "lse", call.out[1], DType::F32, s.heads, s.tokens);
-  const int64_t sequences = check_bounds(call, call.in[3], s.tokens);
+  const Shape s = shape_of(call, input(call, 0));
+  check_keys(call, input(call, 1), "k", s, s.tokens);
+  check_keys(call, input(call, 2), "v", s, s.tokens);
+  check_queries(call, output(call, 0), "o", s);
+  check_operand(call, output(call, 1), "lse", kIsF32, {s.heads, s.tokens});
+  const int64_t sequences = check_bounds(call, input(call, 3), s.tokens);
   if (s.tokens == 0) return;
   if (s.dtype == DType::F32)
     attention_of<float>(call, s, sequences);
@@ -191,24 +189,21 @@ void attention(const OpCall& call) {
 }
 
 size_t attention_backward_workspace(const OpCall& call) {
-  expect_counts(call, 7, 3);
-  const Shape s = shape_of(call, call.in[1]);
+  const Shape s = shape_of(call, input(call, 1));
   return Sums(s, call.pool->size()).bytes() + sizeof(BackwardScratch) * static_cast<size_t>(call.pool->size());
 }
 
 void attention_backward(const OpCall& call) {
-  expect_counts(call, 7, 3);
-  const Shape s = shape_of(call, call.in[1]);
-  expect(call, "do", call.in[0], s.dtype, s.tokens, s.q_stride());
-  expect(call, "q", call.in[1], s.dtype, s.tokens, s.q_stride());
-  expect(call, "k", call.in[2], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "v", call.in[3], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "o", call.in[4], s.dtype, s.tokens, s.q_stride());
-  expect(call, "lse", call.in[5], DType::F32, s.heads, s.tokens);
-  expect(call, "dq", call.out[0], s.dtype, s.tokens, s.q_stride());
-  expect(call, "dk", call.out[1], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "dv", call.out[2], s.dtype, s.tokens, s.kv_stride());
-  const int64_t sequences = check_bounds(call, call.in[6], s.tokens);
+  const Shape s = shape_of(call, input(call, 1));
+  check_queries(call, input(call, 0), "do", s);
+  check_keys(call, input(call, 2), "k", s, s.tokens);
+  check_keys(call, input(call, 3), "v", s, s.tokens);
+  check_queries(call, input(call, 4), "o", s);
+  check_operand(call, input(call, 5), "lse", kIsF32, {s.heads, s.tokens});
+  check_queries(call, output(call, 0), "dq", s);
+  check_keys(call, output(call, 1), "dk", s, s.tokens);
+  check_keys(call, output(call, 2), "dv", s, s.tokens);
+  const int64_t sequences = check_bounds(call, input(call, 6), s.tokens);
   if (s.tokens == 0) return;
   if (s.dtype == DType::F32)
     attention_backward_of<float>(call, s, sequences);
@@ -217,28 +212,27 @@ void attention_backward(const OpCall& call) {
 }
 
 size_t attention_cached_workspace(const OpCall& call) {
-  expect_counts(call, 4, 3);
-  const Shape s = shape_of(call, call.in[0]);
-  if (!few_queries(s)) return sizeof(ForwardScratch) * static_cast<size_t>(call.pool->size());
-  const int64_t stretches = (call.out[1].shape[0] + kStretch - 1) / kStretch;
-  return sizeof(Partial) * static_cast<size_t>(stretches * s.tokens * s.heads);
+  // Enough for either way and any number of tokens up to this one: a program asks once, for its longest run.
+  const Shape s = shape_of(call, input(call, 0));
+  const int64_t stretches = (output(call, 1).shape[0] + kStretch - 1) / kStretch;
+  const int64_t rows = std::min<int64_t>(s.tokens * s.group(), kDecodeRows);
+  return std::max(sizeof(Partial) * static_cast<size_t>(stretches * s.kv_heads * rows),
+                  few_queries(s) ? 0 : sizeof(ForwardScratch) * static_cast<size_t>(call.pool->size()));
 }
 
 void attention_cached(const OpCall& call) {
-  expect_counts(call, 4, 3);
-  const Shape s = shape_of(call, call.in[0]);
-  const int64_t capacity = call.out[1].rank == 2 ? call.out[1].shape[0] : 0;
-  expect(call, "q", call.in[0], s.dtype, s.tokens, s.q_stride());
-  expect(call, "k", call.in[1], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "v", call.in[2], s.dtype, s.tokens, s.kv_stride());
-  expect(call, "past", call.in[3], DType::I32, 1);
-  expect(call, "o", call.out[0], s.dtype, s.tokens, s.q_stride());
-  expect(call, "k_cache", call.out[1], s.dtype, capacity, s.kv_stride());
-  expect(call, "v_cache", call.out[2], s.dtype, capacity, s.kv_stride());
-  const int32_t past = *call.in[3].as<int32_t>();
+  const Shape s = shape_of(call, input(call, 0));
+  check_keys(call, input(call, 1), "k", s, s.tokens);
+  check_keys(call, input(call, 2), "v", s, s.tokens);
+  check_operand(call, input(call, 3), "past", kIsI32, {1});
+  check_queries(call, output(call, 0), "o", s);
+  check_keys(call, output(call, 1), "k_cache", s, kAny);
+  const int64_t capacity = output(call, 1).shape[0];
+  check_keys(call, output(call, 2), "v_cache", s, capacity);
+  const int32_t past = *input(call, 3).as<int32_t>();
   VLTUNE_CHECK(past >= 0 && past + s.tokens <= capacity, "ERR_ARGUMENT",
-               "%s: past: expected 0 to %" PRId64 " (a cache of %" PRId64 " rows less %" PRId64 " new ones), got %d", call.op,
-               capacity - s.tokens, capacity, s.tokens, past);
+               "%s: past is %d, expected 0 to %lld (a cache of %lld rows less %lld new ones)", call.op, past,
+               static_cast<long long>(capacity - s.tokens), static_cast<long long>(capacity), static_cast<long long>(s.tokens));
   if (s.tokens == 0) return;
   if (s.dtype == DType::F32)
     attention_cached_of<float>(call, s, past);

@@ -6,7 +6,7 @@
 //   attention_cached     in: q D[n,Hq*h], k D[n,Hk*h], v D[n,Hk*h], past I32[1]         out: o D[n,Hq*h], k_cache D[C,Hk*h], v_cache D[C,Hk*h]
 //                        writes k and v to the cache's rows past..past+n, then each row t sees the cache's rows 0..past+t.
 //                        past + n > C is ERR_ARGUMENT. Forward only.
-// attrs: heads (Hq), kv_heads (Hk), head_dim (h), scale, causal. Softmax and sums in F32; dk and dv sum over the group's heads.
+// attrs: heads (Hq), kv_heads (Hk), head_dim (h, 1 to 256), scale (positive), causal. Softmax and sums in F32; dk and dv sum over the group's heads.
 #pragma once
 #include "declare.h"
 

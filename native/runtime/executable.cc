@@ -1,5 +1,7 @@
 #include "executable.h"
 
+#include <chrono>
+
 #include "cpu_dispatch.h"
 
 namespace vltune {
@@ -61,7 +63,17 @@ void Executable::call(Step& step, const std::vector<int64_t>& lengths, bool chec
     op.workspace = program_.workspace;
     op.workspace_bytes = program_.workspace_bytes;
   }
-  if (!check_only) step.entry->run(op);
+  if (check_only) return;
+  const auto start = std::chrono::steady_clock::now();
+  step.entry->run(op);
+  step.nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+  ++step.calls;
+}
+
+std::vector<Executable::Time> Executable::times() const {
+  std::vector<Time> times;
+  for (const Step& step : steps_) times.push_back({step.entry->name, step.calls, step.nanoseconds});
+  return times;
 }
 
 void Executable::run(const std::vector<int64_t>& lengths) {

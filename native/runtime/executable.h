@@ -52,9 +52,19 @@ class Executable {
 
   const Program& program() const { return program_; }
 
+  // Runs of each step and the time they took together, since the start: two readings of a clock a step are free.
+  struct Time {
+    const char* op;
+    int64_t calls;
+    int64_t nanoseconds;
+  };
+  std::vector<Time> times() const;
+
  private:
   struct Step {
     const OpEntry* entry;
+    int64_t calls = 0;
+    int64_t nanoseconds = 0;
     std::vector<Tensor> in, out;
     std::vector<int> in_values, out_values;
     const Attrs* attrs;

@@ -123,26 +123,26 @@ test('operands that do not fit are refused by name', (t) => {
     const error = t.throws(call(change), { message });
     t.is((error as Error & { code?: string }).code, code);
   };
-  refused({ q: tensor('f32', [10, 60]) }, 'ERR_SHAPE', /attention: q: expected f32\[10,64\], got f32\[10,60\]/);
-  refused({ k: tensor('f32', [9, 32]) }, 'ERR_SHAPE', /attention: k: expected f32\[10,32\], got f32\[9,32\]/);
-  refused({ v: tensor('bf16', [10, 32]) }, 'ERR_DTYPE', /attention: v: expected f32, got bf16\[10,32\]/);
-  refused({ lse: tensor('f32', [10, 4]) }, 'ERR_SHAPE', /attention: lse: expected f32\[4,10\], got f32\[10,4\]/);
-  refused({ o: tensor('bf16', [10, 64]) }, 'ERR_DTYPE', /attention: o: expected f32, got bf16/);
-  refused({ bounds: tensor('f32', [3]) }, 'ERR_DTYPE', /attention: bounds: expected i32/);
-  refused({ bounds: tensor('i32', [3], Int32Array.of(1, 4, 10)) }, 'ERR_ARGUMENT', /bounds\[0\]: expected 0, got 1/);
+  refused({ q: tensor('f32', [10, 60]) }, 'ERR_SHAPE', /attention: q has shape \[10,60\], expected \[\*,64\]/);
+  refused({ k: tensor('f32', [9, 32]) }, 'ERR_SHAPE', /attention: k has shape \[9,32\], expected \[10,32\]/);
+  refused({ v: tensor('bf16', [10, 32]) }, 'ERR_DTYPE', /attention: v is bf16, expected f32/);
+  refused({ lse: tensor('f32', [10, 4]) }, 'ERR_SHAPE', /attention: lse has shape \[10,4\], expected \[4,10\]/);
+  refused({ o: tensor('bf16', [10, 64]) }, 'ERR_DTYPE', /attention: o is bf16, expected f32/);
+  refused({ bounds: tensor('bf16', [3]) }, 'ERR_DTYPE', /attention: bounds is bf16, expected i32/);
+  refused({ bounds: tensor('i32', [3], Int32Array.of(1, 4, 10)) }, 'ERR_ARGUMENT', /bounds\[0\] is 1, expected 0/);
   refused(
     { bounds: tensor('i32', [4], Int32Array.of(0, 7, 4, 10)) },
     'ERR_ARGUMENT',
-    /bounds\[2\]: expected at least bounds\[1\] = 7, got 4/,
+    /bounds\[2\] is 4, expected at least bounds\[1\], 7/,
   );
   refused(
     { bounds: tensor('i32', [3], Int32Array.of(0, 4, 9)) },
     'ERR_ARGUMENT',
-    /bounds\[2\]: expected the number of tokens, 10, got 9/,
+    /bounds\[2\] is 9, expected the number of tokens, 10/,
   );
-  refused({ attrs: { kv_heads: 3 } }, 'ERR_ARGUMENT', /attribute heads: expected a multiple of kv_heads \(3\), got 4/);
-  refused({ attrs: { head_dim: 264 } }, 'ERR_ARGUMENT', /attribute head_dim: expected 1 to 256, got 264/);
-  refused({ attrs: { scale: 0 } }, 'ERR_ARGUMENT', /attribute scale: expected a positive number, got 0/);
+  refused({ attrs: { kv_heads: 3 } }, 'ERR_ARGUMENT', /attribute heads is 4, expected a multiple of kv_heads, 3/);
+  refused({ attrs: { head_dim: 264 } }, 'ERR_ARGUMENT', /attribute head_dim is 264, expected a whole number from 1 to 256/);
+  refused({ attrs: { scale: 0 } }, 'ERR_ARGUMENT', /attribute scale is 0, expected a positive number/);
 });
 
 test('a cache that is too short is refused before anything is written', (t) => {
@@ -158,7 +158,7 @@ test('a cache that is too short is refused before anything is written', (t) => {
         attrs,
       );
     const error = t.throws(call, {
-      message: new RegExp(`past: expected 0 to 9 \\(a cache of 12 rows less 3 new ones\\), got ${past}`),
+      message: new RegExp(`past is ${past}, expected 0 to 9 \\(a cache of 12 rows less 3 new ones\\)`),
     });
     t.is((error as Error & { code?: string }).code, 'ERR_ARGUMENT');
   }
@@ -167,4 +167,18 @@ test('a cache that is too short is refused before anything is written', (t) => {
     addon().read(cache.storage, 0, values);
     t.true(values.every((x) => x === 0));
   }
+});
+
+test('scratch memory for many tokens is enough for fewer', (t) => {
+  const attrs = { heads: 16, kv_heads: 8, head_dim: 128, scale: 1, causal: 1 };
+  const bytes = (rows: number): number => {
+    const [q, kv, cache] = [
+      [rows, 2048],
+      [rows, 1024],
+      [40_960, 1024],
+    ].map((shape) => ({ dtype: 'f32' as const, shape }));
+    return addon().workspace('attention_cached', [q!, kv!, kv!, { dtype: 'i32', shape: [1] }], [q!, cache!, cache!], attrs);
+  };
+  const most = bytes(512);
+  for (const rows of [1, 4, 8, 9, 100]) t.true(bytes(rows) <= most, `${rows} rows: ${bytes(rows)} of ${most}`);
 });

@@ -5,26 +5,34 @@
 
 namespace vltune::cpu::VLTUNE_ISA {
 
-// dst[c * dst_ld + r] = src[r * src_ld + c] for r, c in 0..kLanes-1.
-inline void transpose_square(const float* src, int64_t src_ld, float* dst, int64_t dst_ld) {
 #if defined(__AVX512F__)
+// A square of 16 x 16 words of 32 bits, turned; strides in bytes.
+inline void transpose_words(const void* src, int64_t src_bytes, void* dst, int64_t dst_bytes) {
   for (int g = 0; g < 4; ++g) {  // columns 4g .. 4g+3: rows 4 apart share a register, then 4x4 transposes within its lanes
     __m512 v[4];
     for (int j = 0; j < 4; ++j) {
-      const float* p = src + j * src_ld + 4 * g;
-      v[j] = _mm512_castps128_ps512(_mm_loadu_ps(p));
-      v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(p + 4 * src_ld), 1);
-      v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(p + 8 * src_ld), 2);
-      v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(p + 12 * src_ld), 3);
+      const char* p = static_cast<const char*>(src) + j * src_bytes + 16 * g;
+      const auto quarter = [&](int q) { return _mm_loadu_ps(reinterpret_cast<const float*>(p + 4 * q * src_bytes)); };
+      v[j] = _mm512_castps128_ps512(quarter(0));
+      v[j] = _mm512_insertf32x4(v[j], quarter(1), 1);
+      v[j] = _mm512_insertf32x4(v[j], quarter(2), 2);
+      v[j] = _mm512_insertf32x4(v[j], quarter(3), 3);
     }
     const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
     const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
-    float* out = dst + 4 * g * dst_ld;
+    char* out = static_cast<char*>(dst) + 4 * g * dst_bytes;
     _mm512_storeu_ps(out, _mm512_castpd_ps(_mm512_unpacklo_pd(a, c)));
-    _mm512_storeu_ps(out + dst_ld, _mm512_castpd_ps(_mm512_unpackhi_pd(a, c)));
-    _mm512_storeu_ps(out + 2 * dst_ld, _mm512_castpd_ps(_mm512_unpacklo_pd(b, d)));
-    _mm512_storeu_ps(out + 3 * dst_ld, _mm512_castpd_ps(_mm512_unpackhi_pd(b, d)));
+    _mm512_storeu_ps(out + dst_bytes, _mm512_castpd_ps(_mm512_unpackhi_pd(a, c)));
+    _mm512_storeu_ps(out + 2 * dst_bytes, _mm512_castpd_ps(_mm512_unpacklo_pd(b, d)));
+    _mm512_storeu_ps(out + 3 * dst_bytes, _mm512_castpd_ps(_mm512_unpackhi_pd(b, d)));
   }
+}
+#endif
+
+// dst[c * dst_ld + r] = src[r * src_ld + c] for r, c in 0..kLanes-1.
+inline void transpose_square(const float* src, int64_t src_ld, float* dst, int64_t dst_ld) {
+#if defined(__AVX512F__)
+  transpose_words(src, src_ld * 4, dst, dst_ld * 4);
 #elif defined(__AVX2__)
   for (int g = 0; g < 2; ++g) {
     __m256 v[4];

@@ -1,0 +1,125 @@
+// How a product is cut into tasks and runs: a pure function of its shape, the threads and the machine.
+#pragma once
+#include "arithmetic.h"
+#include "gemm.h"
+#include "kernel_f32.h"
+
+namespace vltune::cpu::VLTUNE_ISA {
+
+struct Block {
+  int64_t row, rows, column, columns;
+};
+
+struct Machine {
+  int64_t l2_bytes;
+  int64_t bf16_rows;  // height of the BF16 micro-kernel's tile; 0: there is none
+};
+
+enum class Way {
+  Dots,      // few rows: dot products with the weight's rows as they lie
+  Streamed,  // F32 tiles with B in place: few rows of A, so packing B would cost more than it saves
+  Tiles,     // F32 tiles
+  Bf16Tiles,
+};
+
+struct Blocking {
+  Way way;
+  int64_t tile_rows;
+  int64_t run;          // longest run of k of the base product between two visits to a tile of C
+  int64_t mb, nb;       // a task's block of C
+  int64_t mt, nt;       // tasks
+  size_t b, a, sums;    // a thread's scratch bytes: a packed block of B, rows of A, sums that are not yet C's
+  size_t thread_bytes() const { return b + a + sums; }
+};
+
+constexpr int64_t kRun = 512;
+constexpr int64_t kStreamedRun = 64;  // as many rows of B as the TLB holds pages for
+constexpr int64_t kBf16Run = 2048;
+constexpr int64_t kBf16Step = 32;      // BF16 runs are padded to a multiple of this
+constexpr int64_t kBf16Columns = 32;
+constexpr int64_t kFewRows = 8;
+constexpr int64_t kStreamedRows = 2 * kTileRows + 4;
+constexpr int64_t kGroupPanels = 8;    // panels of A packed at a time
+constexpr int64_t kBlockRows = 768;    // rows of C that a packed block of B serves, at most
+constexpr double kTaskFlops = 1 << 20;      // less is not worth waking a thread for
+constexpr double kBf16TaskFlops = 1 << 22;
+
+inline int64_t even_run(int64_t k, int64_t longest) { return k > 0 ? ceil_div(k, ceil_div(k, longest)) : 0; }
+
+// Whether C itself cannot hold the sums: it is narrower, or a masked product is to be added to what it holds.
+inline bool is_staged(const Gemm& g) { return g.c_dtype != DType::F32 || (g.extra_dropout && g.accumulate); }
+
+inline Way way_of(const Gemm& g, const Machine& machine) {
+  const auto row_by_row = [](const Product& p) { return p.k == 0 || (p.b.transposed && !p.a.transposed); };
+  if (g.m <= kFewRows && row_by_row(g.base) && row_by_row(g.extra) && !g.extra_dropout) return Way::Dots;
+  if (g.bf16) return machine.bf16_rows > 0 ? Way::Bf16Tiles : Way::Tiles;
+  return g.m <= kStreamedRows && g.extra.k == 0 && !g.base.b.transposed && usable_in_place(g.base.b, false) ? Way::Streamed : Way::Tiles;
+}
+
+// A block of B takes three eighths of L2; the rest is for the rows of A that stream by and the tiles of C.
+inline int64_t block_width(const Machine& machine, int64_t bytes_of_column, int64_t tile_columns) {
+  return larger(2, machine.l2_bytes * 3 / 8 / bytes_of_column / tile_columns) * tile_columns;
+}
+
+inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) {
+  Blocking w{};
+  w.way = way_of(g, machine);
+  const int64_t k = g.base.k + g.extra.k;
+  if (w.way == Way::Dots) {
+    w.mb = g.m, w.nb = g.n, w.mt = w.nt = 1;
+    w.a = aligned(size_t(g.m * k) * 4);
+    return w;
+  }
+  const bool narrow = w.way == Way::Bf16Tiles;
+  const int64_t columns = narrow ? kBf16Columns : kTileColumns;
+  w.tile_rows = narrow ? machine.bf16_rows : kTileRows;
+  w.run = even_run(g.base.k, narrow ? kBf16Run : w.way == Way::Streamed ? kStreamedRun : kRun);
+  if (narrow) w.run = round_up(w.run, kBf16Step);
+  const int64_t extra = narrow ? round_up(g.extra.k, kBf16Step) : g.extra.k;
+  const int64_t column_bytes = (w.run + extra) * (narrow ? 2 : 4);
+
+  w.mt = ceil_div(g.m, kBlockRows);
+  w.nt = ceil_div(g.n, block_width(machine, column_bytes, columns));
+  const double flops = 2.0 * double(g.m) * double(g.n) * double(k), least = narrow ? kBf16TaskFlops : kTaskFlops;
+  const int64_t wanted = larger(1, smaller(2 * threads, static_cast<int64_t>(flops / least)));
+  while (w.mt * w.nt < wanted) {
+    const int64_t mb = ceil_div(g.m, w.mt), nb = ceil_div(g.n, w.nt);
+    const bool can_m = mb > 2 * w.tile_rows, can_n = nb > 2 * columns;
+    if (!can_m && !can_n) break;
+    if (can_m && (mb >= nb || !can_n)) w.mt *= 2;
+    else w.nt *= 2;
+  }
+  w.mb = smaller(g.m, round_up(ceil_div(g.m, w.mt), w.tile_rows));
+  w.nb = round_up(ceil_div(g.n, w.nt), columns);
+  w.mt = ceil_div(g.m, w.mb);
+  w.nt = ceil_div(g.n, w.nb);
+
+  const int64_t tiles_down = ceil_div(w.mb, w.tile_rows), group = smaller(kGroupPanels, tiles_down) * w.tile_rows;
+  w.b = w.way == Way::Streamed ? 0 : aligned(size_t(column_bytes * w.nb));
+  if (narrow) {
+    // The tile is read 32 rows high whatever its height; rows of A are padded so that they do not share a cache set.
+    w.a = aligned(size_t((group + 32) * (w.run + extra + 2 * kBf16Step)) * 2);
+    const bool several = g.base.k > w.run || (g.extra.k > 0 && (g.extra_dropout || g.base.k == 0));
+    w.sums = size_t(several ? tiles_down * (w.nb / columns) : 1) * 32 * 32 * 4;
+  } else {
+    w.a = aligned(size_t(group * (w.run + extra + 4 * kLanes)) * 4);
+    w.sums = is_staged(g) ? aligned(size_t(w.mb * w.nb) * 4) : 0;
+  }
+  return w;
+}
+
+// Enough scratch for g and for the same product of fewer rows; where C is F32 and nothing is masked, of shorter k too.
+inline size_t workspace_up_to(const Gemm& g, int threads, const Machine& machine) {
+  const int64_t columns = larger(kTileColumns, kBf16Columns), extra = g.extra.k + kBf16Step;
+  const int64_t rows = smaller(g.m, kBlockRows) + 32, group = smaller(rows, kGroupPanels * 32) + 32;
+  // The narrowest block of B is two tiles wide, whatever L2 holds.
+  const size_t b = size_t(larger(machine.l2_bytes * 3 / 8, (kBf16Run + extra) * 4 * 2 * columns));
+  const size_t a = size_t(group * (smaller(g.base.k, kBf16Run) + extra + 4 * kLanes + 2 * kBf16Step)) * 4;
+  // Sums are kept where C is staged, and over several runs of BF16, of which the shortest is half the longest.
+  const int64_t shortest = larger(1, smaller(smaller(even_run(g.base.k, kBf16Run) * 2, even_run(g.base.k, kRun) * 4), kBf16Run));
+  const size_t sums = size_t(rows * smaller(round_up(g.n, columns), block_width(machine, shortest, columns))) * 4;
+  const size_t tiles = aligned(b) + aligned(a) + aligned(sums), dots = aligned(size_t(kFewRows * (g.base.k + g.extra.k)) * 4);
+  return tiles * size_t(threads) > dots ? tiles * size_t(threads) : dots;
+}
+
+}  // namespace vltune::cpu::VLTUNE_ISA
