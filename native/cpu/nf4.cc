@@ -214,12 +214,12 @@ template <class T> void read(const Tensor& x, int64_t first, int64_t count, T* t
   }
 }
 
-// Sums F32 as torch's CPU sum does on one thread of an x86 machine with AVX2 or more (ATen/native/cpu/SumKernel.cpp,
+// Sums F32 as torch's CPU sum does on one thread of an x86 machine, with AVX2 and AVX-512 alike (ATen/native/cpu/SumKernel.cpp,
 // cascade_sum): rows of 4 vectors of 8 are added level by level in blocks of 2^k rows, k from the number of rows; then the 4
-// vectors, the rest, and at last the 8 lanes. On more threads torch cuts sums of over 32,768 elements into as many parts, so its
-// own bits differ from one machine to another; these do not.
-float cascade_sum(const float* x, int64_t n) {
-  constexpr int kWidth = 8, kRow = 4 * kWidth, kLevels = 4;
+// vectors, the rest, and at last the 8 lanes. Fewer numbers than one vector are summed as vectors of 1. With several threads
+// torch's own bits differ for long lists; these are the same everywhere.
+template <int kWidth> float cascade_sum(const float* x, int64_t n) {
+  constexpr int kRow = 4 * kWidth, kLevels = 4;
   const int64_t vectors = n / kWidth, rows = vectors / 4;
   int64_t log2 = 0;
   while ((int64_t{1} << log2) < rows) ++log2;
@@ -288,7 +288,7 @@ void nf4_quantize_absmax(const OpCall& call) {
   check_operand(call, offset, "offset", kIsF32, {1});
   if (n == 0) return;
   const float* x = absmax.as<float>();
-  const float mean = cascade_sum(x, n) / static_cast<float>(n);
+  const float mean = (n < 8 ? cascade_sum<1>(x, n) : cascade_sum<8>(x, n)) / static_cast<float>(n);
   *offset.as<float>() = mean;
   const DynamicMap& map = signed_dynamic_map();
   call.pool->parallel_for(blocks, 64, [&](int64_t begin, int64_t end) {

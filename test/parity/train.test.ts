@@ -1,6 +1,9 @@
 /**
- * Whole runs of the trainer against transformers + PEFT over the same rows (`train_parity.py`): loss within 1e-5 before the weights
- * have moved and within 1e-3 after 20 updates, counts exactly, and the same weights at the end.
+ * Whole runs of the trainer against transformers + PEFT over the same rows (`train_parity.py`): loss, gradient norm, learning rate
+ * and counts of each update, and the weights at the end.
+ *
+ * With 32-bit optimizer state, rounding alone leaves losses 2e-7 and weights up to 5e-6 apart after 20 updates, so bounds are near
+ * that. An 8-bit state moves by whole codes where two gradients differ in their last bit: there the loss may be 1e-3 apart.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,12 +14,19 @@ import test from 'ava';
 import { type TrainEvent, train } from '../../lib/index.js';
 import { distance, MODEL, PARITY, readFloats, readJson, relative, type Trace } from './fixtures.js';
 
-const FIRST_LOSS = 1e-5;
-const LATER_LOSS = 1e-3;
-const FIRST_NORM = 1e-4;
-const LATER_NORM = 1e-3;
-/** How far a tensor may lie from the reference after the run, relative to its own norm. */
-const WEIGHTS = 1e-3;
+interface Bounds {
+  readonly loss: number;
+  readonly norm: number;
+  /** Of a tensor's distance from the reference after the run, relative to its own norm. */
+  readonly weights: number;
+}
+
+const BOUNDS: Readonly<Record<'adamw_torch' | 'adamw_8bit', Bounds>> = {
+  adamw_torch: { loss: 1e-5, norm: 1e-4, weights: 5e-5 },
+  adamw_8bit: { loss: 1e-3, norm: 1e-3, weights: 1e-3 },
+};
+/** Until the weights have moved. */
+const FIRST: Omit<Bounds, 'weights'> = { loss: 1e-5, norm: 1e-4 };
 
 const FINAL: Readonly<Record<string, { readonly expected: string; readonly written: string }>> = {
   'lora-chat': { expected: 'adapter-final/adapter_model.safetensors', written: 'adapter_model.safetensors' },
@@ -32,6 +42,7 @@ for (const [name, { expected, written }] of Object.entries(FINAL)) {
   test(`each update of ${name}, and the weights at its end, are those of transformers and PEFT`, async (t) => {
     const { options, steps } = readJson<Trace>(`${name}.json`);
     const { adapter, ...settings } = options;
+    const bounds = BOUNDS[options.optim];
     const outputDir = mkdtempSync(join(tmpdir(), 'vltune-parity-'));
     t.teardown(() => rmSync(outputDir, { recursive: true, force: true }));
     const seen: Extract<TrainEvent, { event: 'step' }>[] = [];
@@ -60,14 +71,12 @@ for (const [name, { expected, written }] of Object.entries(FINAL)) {
       );
       // Until an update with a learning rate above 0 the weights are those of the start.
       const moved = steps.slice(0, i).some((before) => before.learning_rate > 0);
+      const { loss: lossBound, norm: normBound } = moved ? bounds : FIRST;
       const loss = relative(got.loss, want.loss);
-      t.true(
-        loss < (moved ? LATER_LOSS : FIRST_LOSS),
-        `update ${want.step}: loss ${got.loss}, expected ${want.loss} (${loss.toExponential(1)})`,
-      );
+      t.true(loss < lossBound, `update ${want.step}: loss ${got.loss}, expected ${want.loss} (${loss.toExponential(1)})`);
       const norm = relative(got.grad_norm, want.grad_norm);
       t.true(
-        norm < (moved ? LATER_NORM : FIRST_NORM),
+        norm < normBound,
         `update ${want.step}: norm ${got.grad_norm}, expected ${want.grad_norm} (${norm.toExponential(1)})`,
       );
     }
@@ -78,7 +87,7 @@ for (const [name, { expected, written }] of Object.entries(FINAL)) {
       t.true(final.has(tensor), `${tensor} is missing`);
       const apart = distance(final.get(tensor)!, values);
       worst = Math.max(worst, apart);
-      t.true(apart < WEIGHTS, `${tensor}: ${apart.toExponential(2)} of its norm apart`);
+      t.true(apart < bounds.weights, `${tensor}: ${apart.toExponential(2)} of its norm apart`);
     }
     const last = steps.length - 1;
     t.log(
