@@ -7,11 +7,22 @@ export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 export const EXIT_INTERRUPTED = 130;
 
+/**
+ * One Ctrl-C may come twice: to the group and, by the program that started us (npm, timeout), to us alone. What follows sooner
+ * than this is the same wish.
+ */
+const SAME_SIGNAL_MS = 500;
+
 /** Runs a command to its end. Never rejects. */
 export async function runCommand(command: CommandSpec, args: readonly string[]): Promise<number> {
   const interrupt = new AbortController();
+  let first = 0;
   const onSignal = (): void => {
-    if (interrupt.signal.aborted) process.exit(EXIT_INTERRUPTED);
+    if (interrupt.signal.aborted) {
+      if (performance.now() - first >= SAME_SIGNAL_MS) process.exit(EXIT_INTERRUPTED);
+      return;
+    }
+    first = performance.now();
     process.stderr.write('\nvltune: stopping after this step; once more to stop at once\n');
     interrupt.abort();
   };
