@@ -41,11 +41,23 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
   }
 }
 
+const NATIVE_CODES: ReadonlySet<string> = new Set([
+  'ERR_SHAPE',
+  'ERR_DTYPE',
+  'ERR_ARGUMENT',
+  'ERR_OUT_OF_MEMORY',
+  'ERR_NO_DEVICE',
+  'ERR_IO',
+  'ERR_CANCELLED',
+  'ERR_INTERNAL',
+]);
+
 /** Says what went wrong and tells the exit code. Only an error that vltune did not foresee has its stack shown. */
 function report(error: unknown): number {
   const code = (error as { code?: unknown } | undefined)?.code;
   const message = error instanceof Error ? error.message : String(error);
-  const foreseen = error instanceof VltuneError || (typeof code === 'string' && code.startsWith('ERR_'));
+  // Native errors carry vltune's codes; the loader of the addon begins its list of remedies with our name.
+  const foreseen = error instanceof VltuneError || NATIVE_CODES.has(String(code)) || message.startsWith('vltune: ');
   process.stderr.write(
     foreseen
       ? `vltune: ${message.replace(/^vltune: /, '')}\n`
