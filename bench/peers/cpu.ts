@@ -60,7 +60,7 @@ function numberOption(name: string, text: string): number {
 
 // ---- kernels ---------------------------------------------------------------------------------------------------------
 
-/** A case of bench/peers/kernels.py. */
+/** A case of bench/peers/peer_kernels.py. */
 type PeerCase = Readonly<Record<string, unknown>> & { readonly op: string; readonly dtype: Float };
 
 interface Pair {
@@ -122,13 +122,13 @@ function pairs(): Pair[] {
   return all.filter(({ bench }) => words.every((word) => benchName(bench).includes(word)));
 }
 
-/** bench/peers/kernels.py, waiting for requests. */
+/** bench/peers/peer_kernels.py, waiting for requests. */
 class PeerProcess {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
 
   constructor() {
-    this.#child = spawn(python, [join(PEERS, 'kernels.py'), String(threads)], { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#child = spawn(python, [join(PEERS, 'peer_kernels.py'), String(threads)], { stdio: ['pipe', 'pipe', 'inherit'] });
     this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
   }
 
@@ -260,7 +260,7 @@ async function trainVltune(model: string, dataset: string, output: string, steps
 
 async function trainPeer(model: string, steps: number): Promise<TrainingRun> {
   const args = [
-    join(PEERS, 'train.py'),
+    join(PEERS, 'peer_train.py'),
     model,
     '--threads',
     String(threads),

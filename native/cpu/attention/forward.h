@@ -1,4 +1,5 @@
-// One block of queries of one head against all keys it may see, block by block with a running softmax (Milakov 2018, Dao 2023).
+// One block of queries of one head against all keys it may see, block by block with a running softmax (Milakov 2018,
+// Dao 2023).
 #pragma once
 #include <math.h>
 
@@ -8,7 +9,8 @@
 
 namespace vltune::cpu::VLTUNE_ISA::attn {
 
-// Which queries of a tile see a key: query i sees key j if j + offset <= i. A tile that is not causal has offset -kKeys.
+// Which queries of a tile see a key: query i sees key j if j + offset <= i. A tile that is not causal has offset
+// -kKeys.
 struct Mask2d {
   int queries, keys, offset;
 
@@ -33,12 +35,13 @@ inline Vec lane_numbers() {
 // scores[key][query] = K Q^T for the pairs that the mask leaves (and some beside them)
 inline void score_tile(const Mask2d& mask, int h, const float* k, const float* q_transposed, float* scores) {
   product<kRowStride, 1>(
-      mask.keys, k, q_transposed, kTileStride, scores, kTileStride, Start::kZero, nullptr, [&](int, int) { return Range{0, h}; },
+      mask.keys, k, q_transposed, kTileStride, scores, kTileStride, Start::kZero, nullptr,
+      [&](int, int) { return Range{0, h}; },
       [&](int begin, int) { return Range{mask.first_query(begin) / kLanes, vectors(mask.queries)}; });
 }
 
-// Replaces scores by exp(scale * score - maximum), 0 where masked, and brings maximum, sum and rescale (what former sums and
-// outputs are to be multiplied by) up to date.
+// Replaces scores by exp(scale * score - maximum), 0 where masked, and brings maximum, sum and rescale (what former
+// sums and outputs are to be multiplied by) up to date.
 inline void softmax_tile(const Mask2d& mask, float scale, float* scores, float* maximum, float* sum, float* rescale) {
   const Vec factor = broadcast(scale), lanes = lane_numbers();
   const Vec minus_infinity = broadcast(-std::numeric_limits<float>::infinity());
@@ -75,11 +78,11 @@ inline void softmax_tile(const Mask2d& mask, float scale, float* scores, float* 
   }
 }
 
-// q, k, v, o: first element of the head, in the block's first query and in key 0. first: the key that query 0 stands at; with
-// causal, query i sees the keys 0..first + i of `keys`. lse may be null.
+// q, k, v, o: first element of the head, in the block's first query and in key 0. first: the key that query 0 stands
+// at; with causal, query i sees the keys 0..first + i of `keys`. lse may be null.
 template <class D>
-void forward_block(int queries, int h, float scale, bool causal, int64_t first, int64_t keys, const D* q, int64_t q_stride,
-                   const D* k, const D* v, int64_t kv_stride, D* o, float* lse, ForwardScratch& s) {
+void forward_block(int queries, int h, float scale, bool causal, int64_t first, int64_t keys, const D* q,
+                   int64_t q_stride, const D* k, const D* v, int64_t kv_stride, D* o, float* lse, ForwardScratch& s) {
   transpose_operand(queries, h, q, q_stride, s.q_transposed, s.o);
   for (int i = 0; i < kQueries; ++i) {
     s.maximum[i] = -std::numeric_limits<float>::infinity();
@@ -96,7 +99,8 @@ void forward_block(int queries, int h, float scale, bool causal, int64_t first, 
     softmax_tile(mask, scale, s.scores, s.maximum, s.sum, s.rescale);
     product<1, kTileStride>(
         queries, s.scores, s.v, kRowStride, s.o, kRowStride, k0 == 0 ? Start::kZero : Start::kScale, s.rescale,
-        [&](int, int r_end) { return Range{0, mask.keys_seen(r_end - 1)}; }, [&](int, int) { return Range{0, vectors(h)}; });
+        [&](int, int r_end) { return Range{0, mask.keys_seen(r_end - 1)}; },
+        [&](int, int) { return Range{0, vectors(h)}; });
   }
   for (int i = 0; i < queries; ++i) {
     const Vec inverse = broadcast(1.0f / s.sum[i]);

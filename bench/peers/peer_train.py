@@ -1,6 +1,6 @@
 """Updates of a LoRA on a Qwen3-VL checkpoint by transformers and PEFT on the CPU, in F32: rows of random ids, every token a target.
 
-    python bench/peers/train.py MODEL --threads 2 --tokens 512 --steps 6
+    python bench/peers/peer_train.py MODEL --threads 2 --tokens 512 --steps 6
 
 Prints one JSON object a line: {"seconds": of an update} for each, then {"peak_memory_bytes": of this process}.
 """
