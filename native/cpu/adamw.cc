@@ -69,7 +69,7 @@ void step_32bit_torch(float* p, const float* g, float* m, float* v, int64_t n, c
     Vec decayed = load_part(p + i, count);
     if (step.decays) decayed = decayed * broadcast(step.decay);
     Vec m_new = fma_once(broadcast(step.one_minus_beta1), grad - old, old);
-    Vec v_new = load_part(v + i, count) * broadcast(step.beta2) + broadcast(step.one_minus_beta2) * grad * grad;
+    Vec v_new = fma_once(broadcast(step.one_minus_beta2) * grad, grad, load_part(v + i, count) * broadcast(step.beta2));
     store_part(m + i, m_new, count);
     store_part(v + i, v_new, count);
     Vec denominator = sqrt(v_new) / broadcast(step.c2) + broadcast(step.eps);
