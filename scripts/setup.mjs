@@ -96,7 +96,7 @@ function installDependencies() {
 }
 
 /** Node's headers beside the running Node, where distributions and the official archives put them. */
-function headerFolder() {
+export function headerFolder() {
   const prefix = dirname(dirname(process.execPath));
   return existsSync(join(prefix, 'include', 'node', 'common.gypi')) ? prefix : undefined;
 }

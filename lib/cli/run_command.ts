@@ -7,11 +7,22 @@ export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 export const EXIT_INTERRUPTED = 130;
 
+/**
+ * One Ctrl-C may come twice: to the group and, by the program that started us (npm, timeout), to us alone. What follows sooner
+ * than this is the same wish.
+ */
+const SAME_SIGNAL_MS = 500;
+
 /** Runs a command to its end. Never rejects. */
 export async function runCommand(command: CommandSpec, args: readonly string[]): Promise<number> {
   const interrupt = new AbortController();
+  let first = 0;
   const onSignal = (): void => {
-    if (interrupt.signal.aborted) process.exit(EXIT_INTERRUPTED);
+    if (interrupt.signal.aborted) {
+      if (performance.now() - first >= SAME_SIGNAL_MS) process.exit(EXIT_INTERRUPTED);
+      return;
+    }
+    first = performance.now();
     process.stderr.write('\nvltune: stopping after this step; once more to stop at once\n');
     interrupt.abort();
   };
@@ -30,11 +41,23 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
   }
 }
 
+const NATIVE_CODES: ReadonlySet<string> = new Set([
+  'ERR_SHAPE',
+  'ERR_DTYPE',
+  'ERR_ARGUMENT',
+  'ERR_OUT_OF_MEMORY',
+  'ERR_NO_DEVICE',
+  'ERR_IO',
+  'ERR_CANCELLED',
+  'ERR_INTERNAL',
+]);
+
 /** Says what went wrong and tells the exit code. Only an error that vltune did not foresee has its stack shown. */
 function report(error: unknown): number {
   const code = (error as { code?: unknown } | undefined)?.code;
   const message = error instanceof Error ? error.message : String(error);
-  const foreseen = error instanceof VltuneError || (typeof code === 'string' && code.startsWith('ERR_'));
+  // Native errors carry vltune's codes; the loader of the addon begins its list of remedies with our name.
+  const foreseen = error instanceof VltuneError || NATIVE_CODES.has(String(code)) || message.startsWith('vltune: ');
   process.stderr.write(
     foreseen
       ? `vltune: ${message.replace(/^vltune: /, '')}\n`

@@ -1,5 +1,6 @@
 /** JSON files of a model or adapter folder: read with errors that name the file and the place in it, and what a field should hold. */
 import { readFile, stat } from 'node:fs/promises';
+import { JsonSyntaxError, parseExact } from '../data/json.js';
 import { type ErrorCode, VltuneError } from '../errors.js';
 import { ioError } from '../files.js';
 
@@ -17,23 +18,28 @@ export function decodeUtf8(bytes: Uint8Array, where: string, code: ErrorCode): s
   }
 }
 
-/** Parses a JSON text that must hold an object; throws `code` naming `where`, and line and column where the parser tells them. */
+/** Parses a JSON text that must hold an object; throws `code` naming `where`, line and column. */
 export function parseJsonObject(text: string, where: string, code: ErrorCode): JsonObject {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    const message = (cause as Error).message;
-    const told = /position (\d+)/.exec(message)?.[1];
-    const offset = told !== undefined ? Number(told) : /end of JSON|Unterminated/i.test(message) ? text.length : undefined;
-    throw new VltuneError(
-      code,
-      `${where}: not valid JSON${offset === undefined ? '' : ` at ${lineAndColumn(text, offset)}`} (${printable(message)})`,
-      { cause },
-    );
+    throw new VltuneError(code, `${where}: not valid JSON${mistakeIn(text) ?? `: ${printable((cause as Error).message)}`}`, {
+      cause,
+    });
   }
   if (!isJsonObject(value)) throw new VltuneError(code, `${where}: expected a JSON object, got ${describe(value)}`);
   return value;
+}
+
+/** Place and kind of the mistake in a text that JSON.parse refused (it does not always say where). */
+function mistakeIn(text: string): string | undefined {
+  try {
+    parseExact(text);
+  } catch (error) {
+    if (error instanceof JsonSyntaxError) return ` at ${lineAndColumn(text, error.offset)}: ${printable(error.message)}`;
+  }
+  return undefined;
 }
 
 function lineAndColumn(text: string, offset: number): string {

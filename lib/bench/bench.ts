@@ -1,0 +1,131 @@
+/** What a benchmark is, and how all of them are run. */
+import { addon } from '../native.js';
+import { type Comparison, compare, type Timed, type Timing } from './harness.js';
+import { Recorder } from './recorder.js';
+
+export type Float = 'f32' | 'bf16';
+export const FLOATS: readonly Float[] = ['f32', 'bf16'];
+
+/** What a call does, by the formula: floating-point operations, or bytes that must be read and written at least once. */
+export type Work = { readonly flops: number } | { readonly bytes: number };
+
+/**
+ * What a kernel is measured against, in the same run:
+ * - `copy`: the copy op (memcpy on all threads) moving as many bytes, read and written together;
+ * - `gemm`: our own product of two 2048 x 2048 matrices of the same dtype, which is near what the cores can do;
+ * - ops of its own: a kernel's plain form, such as the product that a LoRA layer contains.
+ */
+export type Baseline = 'copy' | 'gemm' | { readonly name: string; build(b: Recorder): void };
+
+export interface Bench {
+  /** Op and variant, such as `linear nf4+lora`. */
+  readonly kernel: string;
+  readonly shape: string;
+  readonly dtype: Float;
+  readonly work: Work;
+  readonly baseline: Baseline;
+  /** Makes the operands and names the ops to be timed. */
+  build(b: Recorder): void;
+}
+
+export interface BenchResult {
+  readonly kernel: string;
+  readonly shape: string;
+  readonly dtype: Float;
+  readonly time: Timing;
+  /** 10^9 bytes or floating-point operations a second. */
+  readonly rate: number;
+  readonly unit: 'GB/s' | 'GFLOP/s';
+  readonly baseline: { readonly name: string; readonly time: Timing; readonly rate: number };
+  /** The kernel's rate over the baseline's; against ops of its own, the baseline's time over the kernel's. */
+  readonly ratio: number;
+}
+
+/** The full name, which `--filter` is matched against. */
+export function benchName(bench: { readonly kernel: string; readonly shape: string; readonly dtype: Float }): string {
+  return `${bench.kernel} ${bench.shape} ${bench.dtype}`;
+}
+
+const SQUARE = 2048;
+
+/** Runs the benchmarks one by one, each for about `seconds`, and hands each result over as it comes. */
+export async function* runBenches(benches: Iterable<Bench>, seconds: number, signal?: AbortSignal): AsyncGenerator<BenchResult> {
+  const squares = new Map<Float, Recorder>();
+  try {
+    for (const bench of benches) {
+      const kernel = new Recorder();
+      let own: Recorder | undefined;
+      try {
+        bench.build(kernel);
+        let baseline: Timed;
+        if (bench.baseline === 'gemm') {
+          if (!squares.has(bench.dtype)) squares.set(bench.dtype, square(bench.dtype));
+          baseline = squares.get(bench.dtype)!;
+        } else {
+          own = new Recorder();
+          if (bench.baseline === 'copy') copyOf(own, bytesOf(bench.work));
+          else bench.baseline.build(own);
+          baseline = own;
+        }
+        yield resultOf(bench, await compare(kernel, baseline, seconds, signal));
+      } finally {
+        kernel.release();
+        own?.release();
+      }
+    }
+  } finally {
+    for (const recorder of squares.values()) recorder.release();
+  }
+}
+
+function bytesOf(work: Work): number {
+  return 'bytes' in work ? work.bytes : 0;
+}
+
+function amount(work: Work): number {
+  return 'bytes' in work ? work.bytes : work.flops;
+}
+
+function resultOf(bench: Bench, { kernel, baseline, timeRatio }: Comparison): BenchResult {
+  const done = amount(bench.work);
+  const [name, baselineWork] =
+    bench.baseline === 'copy'
+      ? ['copy', done]
+      : bench.baseline === 'gemm'
+        ? [`gemm ${SQUARE}^3`, 2 * SQUARE ** 3]
+        : [bench.baseline.name, done];
+  return {
+    kernel: bench.kernel,
+    shape: bench.shape,
+    dtype: bench.dtype,
+    time: kernel,
+    rate: done / kernel.seconds / 1e9,
+    unit: 'bytes' in bench.work ? 'GB/s' : 'GFLOP/s',
+    baseline: { name, time: baseline, rate: baselineWork / baseline.seconds / 1e9 },
+    ratio: (timeRatio * done) / baselineWork,
+  };
+}
+
+function copyOf(b: Recorder, bytes: number): void {
+  const half = Math.ceil(bytes / 2);
+  b.emit('copy', [b.zeros([half], 'u8')], [{ into: b.zeros([half], 'u8') }]);
+}
+
+function square(dtype: Float): Recorder {
+  const b = new Recorder();
+  const [x, weight] = [b.normal([SQUARE, SQUARE], dtype), b.normal([SQUARE, SQUARE], dtype, 0.02)];
+  b.emit('linear', [x, weight, null, null, null, null], [{ dtype, shape: [SQUARE, SQUARE] }, null]);
+  return b;
+}
+
+/** Runs `body` with another number of threads, if one is given. */
+export async function withThreads<T>(threads: number | undefined, body: () => Promise<T>): Promise<T> {
+  if (threads === undefined) return await body();
+  const before = addon().cpuInfo().threads;
+  addon().setThreads(threads);
+  try {
+    return await body();
+  } finally {
+    addon().setThreads(before);
+  }
+}

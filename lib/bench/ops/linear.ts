@@ -1,0 +1,100 @@
+/** The linear layer: bare, and with LoRA over a 16-bit or an NF4 base, forward and backward. */
+import { linear, linearBackward } from '../../ops/linear.js';
+import { nf4Quantize, nf4QuantizeAbsmax } from '../../ops/nf4.js';
+import { Tensor } from '../../ops/tensor.js';
+import { type Bench, FLOATS, type Float } from '../bench.js';
+import type { Recorder } from '../recorder.js';
+import { MODELS, TOKENS } from '../shapes.js';
+
+const RANK = 16;
+const NO_GRADIENTS = { dweight: null, dbias: null, da: null, db: null };
+
+interface Layer {
+  readonly x: Tensor;
+  readonly weight: Tensor;
+  readonly lora: { a: Tensor; b: Tensor; scale: number; dropout: number; site: number };
+}
+
+/** A double-quantised NF4 weight. */
+export function nf4Weight(b: Recorder, out: number, width: number): Tensor {
+  const { codes, absmax } = nf4Quantize(b, b.normal([out, width], 'f32', 0.02));
+  const { absmaxU8, nestedAbsmax, offset } = nf4QuantizeAbsmax(b, absmax);
+  b.prepare();
+  return Tensor.nf4([out, width], codes, { absmaxU8, nestedAbsmax, offset: offset.toFloat32()[0]! });
+}
+
+function layer(b: Recorder, dtype: Float, width: number, out: number, base: 'dense' | 'nf4'): Layer {
+  return {
+    x: b.normal([TOKENS, width], dtype),
+    weight: base === 'nf4' ? nf4Weight(b, out, width) : b.normal([out, width], dtype, 0.02),
+    lora: { a: b.normal([RANK, width], 'f32', 0.02), b: b.normal([out, RANK], 'f32', 0.02), scale: 2, dropout: 0, site: 0 },
+  };
+}
+
+function backward(b: Recorder, { x, weight, lora }: Layer, dtype: Float, withLora: boolean): void {
+  const [out, width] = weight.shape as [number, number];
+  const dy = b.normal([TOKENS, out], dtype);
+  if (!withLora) {
+    linearBackward(b, { dy, x: null, weight, a: null, b: null, u: null, rng: null }, { ...NO_GRADIENTS, dx: 'new' }, {});
+    return;
+  }
+  const u = b.normal([TOKENS, RANK]);
+  const gradients = {
+    ...NO_GRADIENTS,
+    dx: 'new' as const,
+    da: { into: b.zeros([RANK, width]) },
+    db: { into: b.zeros([out, RANK]) },
+  };
+  linearBackward(b, { dy, x, weight, a: lora.a, b: lora.b, u, rng: null }, gradients, { scale: 2, dropout: 0, site: 0 });
+}
+
+export function linearBenches(): Bench[] {
+  return FLOATS.flatMap((dtype) =>
+    MODELS.flatMap(({ hidden: width, intermediate: out }) => {
+      const shape = `${TOKENS}x${width}x${out}`;
+      const product = 2 * TOKENS * width * out;
+      const adapter = 2 * TOKENS * RANK * (width + out);
+      const bareForward = { name: 'bare product', build: (b: Recorder) => void bare(b) };
+      const bareBackward = {
+        name: 'bare product',
+        build: (b: Recorder) => backward(b, layer(b, dtype, width, out, 'dense'), dtype, false),
+      };
+      const bare = (b: Recorder): void => {
+        const { x, weight } = layer(b, dtype, width, out, 'dense');
+        linear(b, x, { weight });
+      };
+      return [
+        { kernel: 'linear', shape, dtype, work: { flops: product }, baseline: 'gemm' as const, build: bare },
+        {
+          kernel: 'linear_backward',
+          shape,
+          dtype,
+          work: { flops: product },
+          baseline: 'gemm' as const,
+          build: bareBackward.build,
+        },
+        ...(['dense', 'nf4'] as const).flatMap((base) => [
+          {
+            kernel: `linear ${base}+lora`,
+            shape,
+            dtype,
+            work: { flops: product + adapter },
+            baseline: bareForward,
+            build: (b: Recorder) => {
+              const { x, weight, lora } = layer(b, dtype, width, out, base);
+              linear(b, x, { weight, lora });
+            },
+          },
+          {
+            kernel: `linear_backward ${base}+lora`,
+            shape,
+            dtype,
+            work: { flops: product + 2 * adapter },
+            baseline: bareBackward,
+            build: (b: Recorder) => backward(b, layer(b, dtype, width, out, base), dtype, true),
+          },
+        ]),
+      ];
+    }),
+  );
+}

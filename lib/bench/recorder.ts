@@ -1,0 +1,111 @@
+/**
+ * A builder that notes the ops that are asked of it, with tensors of its own, and makes programs of them. What is timed is then a
+ * program's run, as in training: scratch memory is there beforehand, and one crossing into native code serves many calls.
+ */
+import { addon, type DType, type NativeOp, type NativeValue, type Storage } from '../native.js';
+import type { Attrs, Builder, Into, OutputSpec } from '../ops/builder.js';
+import { Tensor } from '../ops/tensor.js';
+import type { Batch, Timed } from './harness.js';
+
+export class Recorder implements Builder<Tensor>, Timed {
+  readonly #tensors: Tensor[] = [];
+  readonly #ops: { op: string; in: (Tensor | null)[]; out: (Tensor | null)[]; attrs: Attrs }[] = [];
+
+  emit(
+    op: string,
+    inputs: readonly (Tensor | null)[],
+    outputs: readonly (OutputSpec | Into<Tensor> | null)[],
+    attrs: Attrs = {},
+  ): (Tensor | null)[] {
+    const out = outputs.map((output) => {
+      if (output === null) return null;
+      return 'into' in output ? output.into : this.zeros(output.shape as number[], output.dtype as 'f32');
+    });
+    this.#ops.push({ op, in: [...inputs], out, attrs });
+    return out;
+  }
+
+  /** Runs now, once, what was noted so far, and forgets it: to prepare the inputs of what is to be timed. */
+  prepare(): void {
+    for (const { op, in: inputs, out, attrs } of this.#ops.splice(0)) {
+      const refs = (tensors: readonly (Tensor | null)[]) => tensors.map((tensor) => tensor?.ref ?? null);
+      addon().call(op, refs(inputs), refs(out), attrs);
+    }
+  }
+
+  zeros(shape: readonly number[], dtype: Exclude<DType, 'nf4'> = 'f32'): Tensor {
+    return this.#own(Tensor.zeros(shape, dtype));
+  }
+
+  integers(values: Int32Array, shape: readonly number[] = [values.length]): Tensor {
+    return this.#own(Tensor.from(values, shape));
+  }
+
+  /** Normal numbers of the given deviation, from a table that repeats: what they are does not change the time. */
+  normal(shape: readonly number[], dtype: 'f32' | 'bf16' = 'f32', deviation = 1): Tensor {
+    const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    const table = normals().map((x) => x * deviation);
+    // A length that shares no factor with the usual dimensions, so that rows differ.
+    for (let at = 0; at < values.length; at += table.length) values.set(table.subarray(0, values.length - at), at);
+    return this.#own(Tensor.from(values, shape, dtype));
+  }
+
+  repeat(calls: number): Batch {
+    const index = new Map<Tensor, number>();
+    const values: NativeValue[] = [];
+    const indexOf = (tensor: Tensor | null): number => {
+      if (tensor === null) return -1;
+      const known = index.get(tensor);
+      if (known !== undefined) return known;
+      const { storage, offset, dtype, shape, nf4 } = tensor.ref;
+      index.set(tensor, values.length);
+      return values.push({ dtype, shape, ref: { storage, offset, ...(nf4 && { nf4 }) } }) - 1;
+    };
+    const once: NativeOp[] = this.#ops.map(({ op, in: inputs, out, attrs }) => ({
+      op,
+      in: inputs.map(indexOf),
+      out: out.map(indexOf),
+      attrs,
+    }));
+    const workspaceBytes = Math.max(
+      0,
+      ...this.#ops.map(({ op, in: inputs, out, attrs }) => addon().workspace(op, inputs, out, attrs)),
+    );
+    const arena = addon().allocate(workspaceBytes, 'cpu');
+    const ops = Array.from({ length: calls }, () => once).flat();
+    const executable = addon().compile({ dims: {}, values, ops, arena, workspaceOffset: 0, workspaceBytes });
+    return {
+      run: () => addon().run(executable, {}),
+      release: () => {
+        addon().release(executable as unknown as Storage);
+        addon().release(arena);
+      },
+    };
+  }
+
+  /** Frees the tensors. */
+  release(): void {
+    for (const tensor of this.#tensors.splice(0)) tensor.release();
+    this.#ops.length = 0;
+  }
+
+  #own(tensor: Tensor): Tensor {
+    this.#tensors.push(tensor);
+    return tensor;
+  }
+}
+
+const NORMALS = 65_521;
+let table: Float32Array | undefined;
+
+function normals(): Float32Array {
+  if (table) return table;
+  let state = 1;
+  const uniform = (): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return (state + 0.5) / 2 ** 32;
+  };
+  table = new Float32Array(NORMALS);
+  for (let i = 0; i < NORMALS; i++) table[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+  return table;
+}
