@@ -11,7 +11,7 @@
 //   less(a, b), select(m, a, b)            comparison; a where m, else b
 //   reduce_add(v), reduce_max(v)           over the lanes, always in the same order: halves are folded onto each other
 //   exp(v)                                 within 1.1 ulp; 0 below -104, inf above 88.73, NaN stays NaN; subnormals included
-//   sigmoid(v)                             1/(1 + exp(-v))
+//   sigmoid(v)                             1/(1 + exp(-v)), within 3 ulp; below -87 it may be 0
 //
 //   each_vector(n, step), load_part, store_part   loops over n elements of which the last vector may be short
 //   convert(from, to, n)                          elements of one type to another
@@ -326,7 +326,19 @@ inline Vec exp(Vec x) {
   return scale_by_power(p, n);
 }
 
+#if defined(__AVX512F__)
+// A division of 16 lanes takes as long as the rest of this. Instead: an estimate to 14 bits, and Newton's step twice over. It needs
+// a finite divisor, and below -87 the result is next to nothing.
+inline Vec sigmoid(Vec x) {
+  Vec divisor = broadcast(1.0f) + exp(min(broadcast(87.0f), zero() - x));
+  Vec r = {_mm512_rcp14_ps(divisor.v)};
+  r = fma(r, fnma(divisor, r, broadcast(1.0f)), r);
+  r = fma(r, fnma(divisor, r, broadcast(1.0f)), r);
+  return {_mm512_mask_mov_ps(r.v, _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.0f), _CMP_LT_OQ), _mm512_setzero_ps())};
+}
+#else
 inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x)); }
+#endif
 
 // Calls step(i, count) for every vector of n elements; count is kLanes but for the last.
 template <class Step> inline void each_vector(int64_t n, Step&& step) {
