@@ -311,7 +311,7 @@ refused('adapter: another kind than LoRA', /peft_type.*PROMPT_TUNING|PROMPT_TUNI
   });
   return ['--model', MODEL, '--adapter', adapter, '--prompt', 'hi'];
 });
-refused('adapter: one for another model', /layers\.9\.self_attn\.q_proj/, mergeCommand, async (place) => {
+refused('adapter: one for another model', /the adapter does not fit the model.*layers\.9\./, mergeCommand, async (place) => {
   const adapter = await adapterOf(place, () => {});
   await editHeader(
     adapter,
@@ -335,12 +335,6 @@ refused('output: a file in its place', /--output-dir: .* is a file/, trainComman
 ]);
 refused('output: a file above it', /--output-dir: .*(is a file|not a folder)/, trainCommand, async (place) => [
   ...['--model', MODEL, '--dataset', ALPACA, '--output-dir', join(await place.file('taken', ''), 'deep', 'out')],
-]);
-refused('output: a place that takes no files', /--output-dir: /, quantizeCommand, () => [
-  '--model',
-  MODEL,
-  '--output-dir',
-  '/proc/vltune-out',
 ]);
 refused(
   'output: a folder that holds something',
