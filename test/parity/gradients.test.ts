@@ -139,6 +139,24 @@ function firstUpdate(
   });
 }
 
+test('temporal, height and width positions turn the parts of a head that are theirs in transformers', async (t) => {
+  const { options, row, positions, loss } = readJson<{ options: TraceOptions; row: number; positions: number[][]; loss: number }>(
+    'positions.json',
+  );
+  const expected = await readFloats(join(PARITY, 'positions.gradients.safetensors'));
+  const rows = [rowsOf({ options })[row]!];
+  await withStep(options, {}, async (step) => {
+    const batch = { ...microBatch(rows), positions: Int32Array.from(positions.flat()) };
+    const got = await step.evaluate(batch, 1 / targetsOf(rows));
+    t.true(relative(got, loss) < LOSS_BOUND, `loss ${got}, expected ${loss}`);
+    await step.microStep(batch, 1 / targetsOf(rows), [0, 0]);
+    for (const [tensor, gradient] of expected) {
+      const apart = distance(step.readGradient(tensor.replace('base_model.model.', '')), gradient);
+      t.true(apart < GRADIENT_BOUND, `${tensor}: ${apart.toExponential(2)} of its norm apart`);
+    }
+  });
+});
+
 const TRACES = [
   'lora-chat',
   'lora-plain',
