@@ -235,6 +235,10 @@ export async function writeFolderAtomic(
     await sync(inside ? target : parent);
   } catch (error) {
     await rm(partial, { recursive: true, force: true }).catch(() => {});
+    if (error instanceof VltuneError && error.message.includes(partial)) {
+      // Name the place that the user knows, not the temporary one.
+      throw new VltuneError(error.code, error.message.replaceAll(partial, folder), { cause: error });
+    }
     throw error instanceof VltuneError || !isSystemError(error) ? error : ioError(error, 'write', folder);
   } finally {
     stopBuilding(partial);

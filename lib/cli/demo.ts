@@ -66,7 +66,7 @@ async function askAll(questions: readonly string[], adapter: string | undefined,
     const answers: string[] = [];
     for (const prompt of questions) {
       const { text } = await generator.complete({ prompt, maxNewTokens: MAX_NEW_TOKENS, temperature: 0, signal });
-      answers.push(text.trim());
+      answers.push(text.trim().replace(/\s+/g, ' '));
     }
     return answers;
   } finally {

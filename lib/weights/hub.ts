@@ -149,6 +149,12 @@ async function isComplete(folder: string): Promise<boolean> {
 async function download(name: string, revision: string, repo: string, options: ResolveModelOptions): Promise<string> {
   const hub = await import('@huggingface/hub');
   const token = await accessToken(options.token);
+  if (token !== undefined && !token.startsWith('hf_')) {
+    throw new VltuneError(
+      'ERR_USAGE',
+      'the access token (HF_TOKEN, or the file that `hf auth login` writes) must start with hf_',
+    );
+  }
   const hubUrl = process.env.HF_ENDPOINT?.replace(/\/+$/, '');
   const { signal } = options;
   const common = {

@@ -35,8 +35,8 @@ std::shared_ptr<T>* held_by(const Napi::Value& value, const napi_type_tag& tag) 
 template <class T>
 std::shared_ptr<T> unwrap(const Napi::Value& value, const napi_type_tag& tag, const char* what) {
   auto* held = held_by<T>(value, tag);
-  VLTUNE_CHECK(held, "ERR_ARGUMENT", "expected a %s of vltune", what);
-  VLTUNE_CHECK(*held, "ERR_ARGUMENT", "this %s has been released", what);
+  VLTUNE_CHECK(held, "ERR_ARGUMENT", "expected %s of vltune", what);
+  VLTUNE_CHECK(*held, "ERR_ARGUMENT", "%s has been released", what);
   return *held;
 }
 
@@ -59,9 +59,9 @@ Napi::Object make_handle(Napi::Env env, std::shared_ptr<Storage> storage) { retu
 Napi::Object make_handle(Napi::Env env, std::shared_ptr<Executable> executable) {
   return wrap(env, std::move(executable), kExecutableTag);
 }
-std::shared_ptr<Storage> storage_of(const Napi::Value& value) { return unwrap<Storage>(value, kStorageTag, "storage"); }
+std::shared_ptr<Storage> storage_of(const Napi::Value& value) { return unwrap<Storage>(value, kStorageTag, "a storage"); }
 std::shared_ptr<Executable> executable_of(const Napi::Value& value) {
-  return unwrap<Executable>(value, kExecutableTag, "executable");
+  return unwrap<Executable>(value, kExecutableTag, "an executable");
 }
 
 void release_handle(const Napi::Value& value) {

@@ -1,56 +1,82 @@
 // Work on a thread of Node's pool that settles a promise: the one way in which the addon leaves the main thread.
 #pragma once
 #include <functional>
+#include <memory>
 
 #include "convert.h"
 
 namespace vltune::binding {
 
-class PromiseWorker : public Napi::AsyncWorker {
+class PromiseWorker {
  public:
   // `work` runs off the main thread and may throw; `done` runs on the main thread in either case, before the promise settles.
+  // Written on Node-API's C functions: their wrapper throws where the environment is being torn down (a terminated worker
+  // thread), with nobody left to catch it. Here a promise that nobody can hear of is simply not settled.
   static Napi::Promise start(Napi::Env env, std::function<void()> work, std::function<void()> done = {}) {
-    auto* worker = new PromiseWorker(env, std::move(work), std::move(done));
-    Napi::Promise promise = worker->deferred_.Promise();
-    worker->Queue();
-    return promise;
+    auto worker = std::unique_ptr<PromiseWorker>(new PromiseWorker(std::move(work), std::move(done)));
+    napi_value promise, name;
+    check(env, napi_create_promise(env, &worker->deferred_, &promise));
+    check(env, napi_create_string_utf8(env, "vltune", NAPI_AUTO_LENGTH, &name));
+    check(env, napi_create_async_work(env, nullptr, name, execute, complete, worker.get(), &worker->handle_));
+    check(env, napi_queue_async_work(env, worker->handle_));
+    worker.release();  // `complete` deletes it
+    return Napi::Promise(env, promise);
   }
 
  private:
-  PromiseWorker(Napi::Env env, std::function<void()> work, std::function<void()> done)
-      : Napi::AsyncWorker(env, "vltune"), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work)), done_(std::move(done)) {}
+  PromiseWorker(std::function<void()> work, std::function<void()> done) : work_(std::move(work)), done_(std::move(done)) {}
 
-  void Execute() override {
+  static void check(Napi::Env env, napi_status status) {
+    if (status != napi_ok) throw Napi::Error::New(env);
+  }
+
+  static void execute(napi_env, void* data) {
+    auto* self = static_cast<PromiseWorker*>(data);
     try {
-      work_();
+      self->work_();
     } catch (const Error& error) {
-      code_ = error.code;
-      SetError(error.what());
+      self->fail(error.code, error.what());
     } catch (const std::bad_alloc&) {
-      code_ = "ERR_OUT_OF_MEMORY";
-      SetError("out of memory");
+      self->fail("ERR_OUT_OF_MEMORY", "out of memory");
     } catch (const std::exception& error) {
-      code_ = "ERR_INTERNAL";
-      SetError(error.what());
+      self->fail("ERR_INTERNAL", error.what());
     }
   }
-  void OnOK() override {
-    finish();
-    deferred_.Resolve(Env().Undefined());
-  }
-  void OnError(const Napi::Error& error) override {
-    finish();
-    deferred_.Reject(to_js(Env(), code_, error.Message()).Value());
-  }
-  void finish() {
-    if (done_) done_();
-    work_ = nullptr;
-    done_ = nullptr;
+
+  static void complete(napi_env env, napi_status, void* data) {
+    std::unique_ptr<PromiseWorker> self(static_cast<PromiseWorker*>(data));
+    if (self->done_) self->done_();
+    napi_handle_scope scope;
+    if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+    self->settle(env);
+    napi_close_handle_scope(env, scope);
+    napi_delete_async_work(env, self->handle_);
   }
 
-  Napi::Promise::Deferred deferred_;
+  void settle(napi_env env) {
+    napi_value value;
+    if (code_ == nullptr) {
+      if (napi_get_undefined(env, &value) == napi_ok) napi_resolve_deferred(env, deferred_, value);
+      return;
+    }
+    napi_value code, message;
+    if (napi_create_string_utf8(env, code_, NAPI_AUTO_LENGTH, &code) == napi_ok &&
+        napi_create_string_utf8(env, message_.c_str(), message_.size(), &message) == napi_ok &&
+        napi_create_error(env, code, message, &value) == napi_ok) {
+      napi_reject_deferred(env, deferred_, value);
+    }
+  }
+
+  void fail(const char* code, const char* message) {
+    code_ = code;
+    message_ = message;
+  }
+
+  napi_deferred deferred_ = nullptr;
+  napi_async_work handle_ = nullptr;
   std::function<void()> work_, done_;
-  const char* code_ = "ERR_INTERNAL";
+  const char* code_ = nullptr;  // nullptr: it went well
+  std::string message_;
 };
 
 }  // namespace vltune::binding

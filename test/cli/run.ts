@@ -25,8 +25,8 @@ export interface RunOptions {
 }
 
 export function vltune(args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-  const env = { ...process.env, ...options.env };
-  delete env.FORCE_COLOR; // ava sets it for its own output
+  const { FORCE_COLOR: _, NO_COLOR: __, ...inherited } = process.env; // ava sets one for its own output
+  const env = { ...inherited, ...options.env };
   const child = spawn(process.execPath, [MAIN, ...args], { cwd: options.cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
   let stdout = '';
   let stderr = '';

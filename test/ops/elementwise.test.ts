@@ -9,7 +9,11 @@ for (const dtype of ACTIVATIONS) {
     for (const n of SIZES) {
       const [a, b] = [random(numbers, dtype, [n]), random(numbers, dtype, [n], 100)];
       const [x, z] = [a.toFloat32(), b.toFloat32()];
-      const expected = Tensor.from(x.map((value, i) => value + z[i]!), [n], dtype);
+      const expected = Tensor.from(
+        x.map((value, i) => value + z[i]!),
+        [n],
+        dtype,
+      );
       const y = Tensor.zeros([n], dtype);
       run('add', [a, b], [y]);
       sameBytes(t, y, expected, `n ${n}`);
@@ -26,7 +30,9 @@ for (const dtype of ACTIVATIONS) {
     const values = x.toFloat32();
     const expected = rows.flatMap((row) => [...values.subarray(row * 37, (row + 1) * 37)]);
     t.deepEqual([...y.toFloat32()], expected);
-    throwsCode(t, 'ERR_ARGUMENT', /select_rows: rows\[0\] is 6, expected 0\.\.5/, () => run('select_rows', [x, integers([6])], [Tensor.zeros([1, 37], dtype)]));
+    throwsCode(t, 'ERR_ARGUMENT', /select_rows: rows\[0\] is 6, expected 0\.\.5/, () =>
+      run('select_rows', [x, integers([6])], [Tensor.zeros([1, 37], dtype)]),
+    );
   });
 }
 
@@ -52,7 +58,19 @@ test('cast reads every f16, and rounds halfway cases, infinities and NaN to bf16
   const expected = half.toFloat32();
   t.true(y.toFloat32().every((value, i) => Object.is(value, expected[i])));
 
-  const bits = Uint32Array.of(0x3f808000, 0x3f818000, 0x3f808001, 0x3f807fff, 0x7f7fffff, 0x7f800000, 0xff800000, 0x7f800001, 0xffc12345, 0x00008000, 0x80018000);
+  const bits = Uint32Array.of(
+    0x3f808000,
+    0x3f818000,
+    0x3f808001,
+    0x3f807fff,
+    0x7f7fffff,
+    0x7f800000,
+    0xff800000,
+    0x7f800001,
+    0xffc12345,
+    0x00008000,
+    0x80018000,
+  );
   const z = Tensor.zeros([bits.length], 'bf16');
   run('cast', [Tensor.from(new Float32Array(bits.buffer), [bits.length])], [z]);
   t.deepEqual(
@@ -65,13 +83,19 @@ test('fill writes every element', (t) => {
   for (const n of SIZES) {
     const y = random(new Numbers(4), 'f32', [n]);
     run('fill', [], [y], { value: -2.5 });
-    t.true(y.toFloat32().every((value) => value === -2.5), `n ${n}`);
+    t.true(
+      y.toFloat32().every((value) => value === -2.5),
+      `n ${n}`,
+    );
   }
 });
 
 test('copy moves every byte', (t) => {
   for (const n of [1, 63, 131_072, 131_073, 500_001]) {
-    const x = Tensor.from(Uint8Array.from({ length: n }, (_, i) => (i * 31) >> 3), [n]);
+    const x = Tensor.from(
+      Uint8Array.from({ length: n }, (_, i) => (i * 31) >> 3),
+      [n],
+    );
     const y = Tensor.zeros([n], 'u8');
     run('copy', [x], [y]);
     sameBytes(t, y, x, `n ${n}`);
@@ -79,8 +103,16 @@ test('copy moves every byte', (t) => {
 });
 
 test('the movers name the operand that is wrong', (t) => {
-  throwsCode(t, 'ERR_SHAPE', /add: b has 4 elements, expected 3/, () => run('add', [Tensor.zeros([3]), Tensor.zeros([4])], [Tensor.zeros([3])]));
-  throwsCode(t, 'ERR_DTYPE', /add: b is bf16, expected f32/, () => run('add', [Tensor.zeros([3]), Tensor.zeros([3], 'bf16')], [Tensor.zeros([3])]));
-  throwsCode(t, 'ERR_DTYPE', /cast: y is f16, expected f32 or bf16/, () => run('cast', [Tensor.zeros([3])], [Tensor.zeros([3], 'f16')]));
-  throwsCode(t, 'ERR_SHAPE', /copy: y has shape \[4\], expected \[3\]/, () => run('copy', [Tensor.zeros([3], 'u8')], [Tensor.zeros([4], 'u8')]));
+  throwsCode(t, 'ERR_SHAPE', /add: b has 4 elements, expected 3/, () =>
+    run('add', [Tensor.zeros([3]), Tensor.zeros([4])], [Tensor.zeros([3])]),
+  );
+  throwsCode(t, 'ERR_DTYPE', /add: b is bf16, expected f32/, () =>
+    run('add', [Tensor.zeros([3]), Tensor.zeros([3], 'bf16')], [Tensor.zeros([3])]),
+  );
+  throwsCode(t, 'ERR_DTYPE', /cast: y is f16, expected f32 or bf16/, () =>
+    run('cast', [Tensor.zeros([3])], [Tensor.zeros([3], 'f16')]),
+  );
+  throwsCode(t, 'ERR_SHAPE', /copy: y has shape \[4\], expected \[3\]/, () =>
+    run('copy', [Tensor.zeros([3], 'u8')], [Tensor.zeros([4], 'u8')]),
+  );
 });

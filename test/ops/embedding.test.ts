@@ -1,5 +1,16 @@
 import test from 'ava';
-import { ACTIVATIONS, integers, isClose, Numbers, random, run, sameBytes, sameForAnyThreads, Tensor, throwsCode } from './support.js';
+import {
+  ACTIVATIONS,
+  integers,
+  isClose,
+  Numbers,
+  random,
+  run,
+  sameBytes,
+  sameForAnyThreads,
+  Tensor,
+  throwsCode,
+} from './support.js';
 
 for (const dtype of ACTIVATIONS) {
   for (const weightType of ['f32', 'bf16', 'f16'] as const) {
@@ -48,8 +59,14 @@ test('embedding_backward gives the same bits on any number of threads', (t) => {
 test('embedding refuses an id outside the table and writes nothing', (t) => {
   const y = Tensor.zeros([3, 4]);
   const weight = random(new Numbers(4), 'f32', [5, 4]);
-  throwsCode(t, 'ERR_ARGUMENT', /embedding: ids\[2\] is 5, expected 0\.\.4/, () => run('embedding', [integers([0, 1, 5]), weight], [y]));
-  throwsCode(t, 'ERR_ARGUMENT', /embedding: ids\[1\] is -1, expected 0\.\.4/, () => run('embedding', [integers([0, -1, 2]), weight], [y]));
+  throwsCode(t, 'ERR_ARGUMENT', /embedding: ids\[2\] is 5, expected 0\.\.4/, () =>
+    run('embedding', [integers([0, 1, 5]), weight], [y]),
+  );
+  throwsCode(t, 'ERR_ARGUMENT', /embedding: ids\[1\] is -1, expected 0\.\.4/, () =>
+    run('embedding', [integers([0, -1, 2]), weight], [y]),
+  );
   t.true(y.toFloat32().every((value) => value === 0));
-  throwsCode(t, 'ERR_SHAPE', /embedding: y has shape \[3,4\], expected \[2,4\]/, () => run('embedding', [integers([0, 1]), weight], [y]));
+  throwsCode(t, 'ERR_SHAPE', /embedding: y has shape \[3,4\], expected \[2,4\]/, () =>
+    run('embedding', [integers([0, 1]), weight], [y]),
+  );
 });

@@ -38,8 +38,18 @@ for (const dtype of ACTIVATIONS) {
         const rstd = Tensor.zeros([n]);
         run('rms_norm', [x, weight, null], [y, rstd, null], { eps: EPS });
         const expected = rows(x.toFloat32(), d).map((row) => norm(row, weight.toFloat32()));
-        isClose(t, y, expected.flatMap((row) => [...row.y]), `y, d ${d}`);
-        isClose(t, rstd, expected.map((row) => row.rstd), `rstd, d ${d}`);
+        isClose(
+          t,
+          y,
+          expected.flatMap((row) => [...row.y]),
+          `y, d ${d}`,
+        );
+        isClose(
+          t,
+          rstd,
+          expected.map((row) => row.rstd),
+          `rstd, d ${d}`,
+        );
       }
     });
   }
@@ -53,8 +63,22 @@ for (const dtype of ACTIVATIONS) {
       const [y, rstd, sum] = [Tensor.zeros([n, d], dtype), Tensor.zeros([n]), Tensor.zeros([n, d], dtype)];
       run('rms_norm', [x, weight, residual], [y, rstd, sum], { eps: EPS });
       const [a, b] = [x.toFloat32(), residual.toFloat32()];
-      sameBytes(t, sum, Tensor.from(a.map((value, i) => value + b[i]!), [n, d], dtype), `sum, d ${d}`);
-      isClose(t, y, rows(sum.toFloat32(), d).flatMap((row) => [...norm(row, weight.toFloat32()).y]), `y, d ${d}`);
+      sameBytes(
+        t,
+        sum,
+        Tensor.from(
+          a.map((value, i) => value + b[i]!),
+          [n, d],
+          dtype,
+        ),
+        `sum, d ${d}`,
+      );
+      isClose(
+        t,
+        y,
+        rows(sum.toFloat32(), d).flatMap((row) => [...norm(row, weight.toFloat32()).y]),
+        `y, d ${d}`,
+      );
     }
   });
 
@@ -73,7 +97,13 @@ for (const dtype of ACTIVATIONS) {
 
       const [w, grads, sums, extra] = [weight.toFloat32(), rows(dy.toFloat32(), d), rows(s.toFloat32(), d), dsum.toFloat32()];
       const wanted = sums.flatMap((row, r) => [...numericGradient((at) => dot(grads[r]!, norm(at, w).y), row)]);
-      isClose(t, dx, wanted.map((value, i) => value + extra[i]!), `dx, d ${d}`, dtype === 'f32' ? 2e-6 : undefined);
+      isClose(
+        t,
+        dx,
+        wanted.map((value, i) => value + extra[i]!),
+        `dx, d ${d}`,
+        dtype === 'f32' ? 2e-6 : undefined,
+      );
       const dw = Float64Array.from(before.toFloat32());
       sums.forEach((row, r) => {
         const { rstd: scale } = norm(row, w);
@@ -103,15 +133,21 @@ test('rms_norm_backward gives the same bits on any number of threads', (t) => {
 });
 
 test('rms_norm takes no rows at all', (t) => {
-  t.notThrows(() => run('rms_norm', [Tensor.zeros([0, 8]), Tensor.zeros([8]), null], [Tensor.zeros([0, 8]), Tensor.zeros([0]), null]));
+  t.notThrows(() =>
+    run('rms_norm', [Tensor.zeros([0, 8]), Tensor.zeros([8]), null], [Tensor.zeros([0, 8]), Tensor.zeros([0]), null]),
+  );
 });
 
 test('rms_norm names the operand that is wrong', (t) => {
   const [x, y, rstd] = [Tensor.zeros([2, 8]), Tensor.zeros([2, 8]), Tensor.zeros([2])];
-  throwsCode(t, 'ERR_SHAPE', /rms_norm: weight has shape \[7\], expected \[8\]/, () => run('rms_norm', [x, Tensor.zeros([7]), null], [y, rstd, null]));
+  throwsCode(t, 'ERR_SHAPE', /rms_norm: weight has shape \[7\], expected \[8\]/, () =>
+    run('rms_norm', [x, Tensor.zeros([7]), null], [y, rstd, null]),
+  );
   throwsCode(t, 'ERR_DTYPE', /rms_norm: weight is f16, expected f32 or bf16/, () =>
     run('rms_norm', [x, Tensor.zeros([8], 'f16'), null], [y, rstd, null]),
   );
-  throwsCode(t, 'ERR_DTYPE', /rms_norm: y is bf16, expected f32/, () => run('rms_norm', [x, Tensor.zeros([8]), null], [Tensor.zeros([2, 8], 'bf16'), rstd, null]));
+  throwsCode(t, 'ERR_DTYPE', /rms_norm: y is bf16, expected f32/, () =>
+    run('rms_norm', [x, Tensor.zeros([8]), null], [Tensor.zeros([2, 8], 'bf16'), rstd, null]),
+  );
   throwsCode(t, 'ERR_ARGUMENT', /rms_norm: sum is missing/, () => run('rms_norm', [x, Tensor.zeros([8]), x], [y, rstd, null]));
 });

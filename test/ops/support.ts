@@ -71,7 +71,9 @@ export function sameForAnyThreads(t: ExecutionContext, body: () => readonly Tens
       addon().setThreads(count);
       return body();
     });
-    for (const result of results.slice(1)) result.forEach((tensor, i) => sameBytes(t, tensor, results[0]![i]!, `output ${i}`));
+    for (const result of results.slice(1)) {
+      for (const [i, tensor] of result.entries()) sameBytes(t, tensor, results[0]![i]!, `output ${i}`);
+    }
   } finally {
     addon().setThreads(threads);
   }

@@ -16,12 +16,27 @@ for (const dtype of ACTIVATIONS) {
       const [g, u, d] = [gate.toFloat32(), up.toFloat32(), dy.toFloat32()];
       const y = Tensor.zeros([n, f], dtype);
       run('swiglu', [gate, up], [y]);
-      isClose(t, y, Float64Array.from(g, (x, i) => silu(x) * u[i]!), `y, f ${f}`);
+      isClose(
+        t,
+        y,
+        Float64Array.from(g, (x, i) => silu(x) * u[i]!),
+        `y, f ${f}`,
+      );
 
       const [dgate, dup] = [Tensor.zeros([n, f], dtype), Tensor.zeros([n, f], dtype)];
       run('swiglu_backward', [dy, gate, up], [dgate, dup]);
-      isClose(t, dup, Float64Array.from(g, (x, i) => silu(x) * d[i]!), `dup, f ${f}`);
-      isClose(t, dgate, Float64Array.from(g, (x, i) => siluSlope(x) * u[i]! * d[i]!), `dgate, f ${f}`);
+      isClose(
+        t,
+        dup,
+        Float64Array.from(g, (x, i) => silu(x) * d[i]!),
+        `dup, f ${f}`,
+      );
+      isClose(
+        t,
+        dgate,
+        Float64Array.from(g, (x, i) => siluSlope(x) * u[i]! * d[i]!),
+        `dgate, f ${f}`,
+      );
 
       run('swiglu_backward', [dy, gate, up], [gate, up]);
       sameBytes(t, gate, dgate, 'dgate in the memory of gate');
@@ -42,6 +57,8 @@ test('swiglu of gates beyond the range of exp is 0 or the gate itself', (t) => {
 
 test('swiglu names the operand that is wrong', (t) => {
   const a = Tensor.zeros([2, 8]);
-  throwsCode(t, 'ERR_SHAPE', /swiglu: up has shape \[2,9\], expected \[2,8\]/, () => run('swiglu', [a, Tensor.zeros([2, 9])], [a]));
+  throwsCode(t, 'ERR_SHAPE', /swiglu: up has shape \[2,9\], expected \[2,8\]/, () =>
+    run('swiglu', [a, Tensor.zeros([2, 9])], [a]),
+  );
   throwsCode(t, 'ERR_DTYPE', /swiglu: up is bf16, expected f32/, () => run('swiglu', [a, Tensor.zeros([2, 8], 'bf16')], [a]));
 });

@@ -28,6 +28,8 @@ export interface TraceOptions {
   readonly loadIn4bit: boolean;
   readonly dtype: 'float32' | 'bfloat16';
   readonly optim: 'adamw_torch' | 'adamw_8bit';
+  readonly maxSteps: number;
+  readonly maxLength?: number;
   /** A folder in `parity`; absent for full fine-tuning. */
   readonly adapter?: string;
   readonly fullFinetuning?: boolean;
@@ -38,6 +40,10 @@ export interface TraceOptions {
 
 export interface Trace {
   readonly options: TraceOptions;
+  /** Which rows of `tokens.json`, if not those of the text format. */
+  readonly tokens?: string;
+  /** Mean loss of all rows with the weights at the end. */
+  readonly eval_loss?: number;
   readonly steps: readonly TraceStep[];
 }
 
@@ -49,6 +55,16 @@ export interface EncodedRow {
 
 export function readJson<T>(name: string): T {
   return JSON.parse(readFileSync(join(PARITY, name), 'utf8')) as T;
+}
+
+/** The token ids that a trace was made with. */
+export function rowsOf({ options, tokens }: Pick<Trace, 'options' | 'tokens'>): EncodedRow[] {
+  const rows = readJson<Record<string, EncodedRow[]>>('tokens.json')[tokens ?? options.textFormat]!;
+  const length = options.maxLength ?? Number.POSITIVE_INFINITY;
+  return rows.map(({ ids, targets }) => ({
+    ids: ids.slice(0, length),
+    targets: targets.filter(([first]) => first < length).map(([first, end]) => [first, Math.min(end, length)] as const),
+  }));
 }
 
 export interface StoredTensor {

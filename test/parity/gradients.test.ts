@@ -22,6 +22,7 @@ import {
   readFloats,
   readJson,
   relative,
+  rowsOf,
   type Trace,
   type TraceOptions,
 } from './fixtures.js';
@@ -29,7 +30,7 @@ import {
 const GRADIENT_BOUND = 1e-4;
 const LOSS_BOUND = 1e-5;
 const BF16_FACTOR = 1.25;
-const MAX_TOKENS = 2048;
+const MAX_TOKENS = 4096;
 
 /** Rows side by side, as the trainer lays them. */
 function microBatch(rows: readonly EncodedRow[]): MicroBatch {
@@ -113,8 +114,13 @@ async function withStep<T>(
 }
 
 /** The first update of a trace: gradients before the clip, then loss and norm as the update reports them. */
-function firstUpdate(options: TraceOptions, batches: readonly (readonly number[])[], variation: Variation = {}): Promise<Pass> {
-  const rows = readJson<Record<string, EncodedRow[]>>('tokens.json')[options.textFormat]!;
+function firstUpdate(
+  trace: Pick<Trace, 'options' | 'tokens'>,
+  batches: readonly (readonly number[])[],
+  variation: Variation = {},
+): Promise<Pass> {
+  const { options } = trace;
+  const rows = rowsOf(trace);
   const groups = (variation.packed ? [batches.flat()] : batches).map((batch) => batch.map((row) => rows[row]!));
   const total = targetsOf(groups.flat());
   return withStep(options, variation, async (step, trainables) => {
@@ -133,21 +139,44 @@ function firstUpdate(options: TraceOptions, batches: readonly (readonly number[]
   });
 }
 
-for (const name of [
+test('temporal, height and width positions turn the parts of a head that are theirs in transformers', async (t) => {
+  const { options, row, positions, loss } = readJson<{ options: TraceOptions; row: number; positions: number[][]; loss: number }>(
+    'positions.json',
+  );
+  const expected = await readFloats(join(PARITY, 'positions.gradients.safetensors'));
+  const rows = [rowsOf({ options })[row]!];
+  await withStep(options, {}, async (step) => {
+    const batch = { ...microBatch(rows), positions: Int32Array.from(positions.flat()) };
+    const got = await step.evaluate(batch, 1 / targetsOf(rows));
+    t.true(relative(got, loss) < LOSS_BOUND, `loss ${got}, expected ${loss}`);
+    await step.microStep(batch, 1 / targetsOf(rows), [0, 0]);
+    for (const [tensor, gradient] of expected) {
+      const apart = distance(step.readGradient(tensor.replace('base_model.model.', '')), gradient);
+      t.true(apart < GRADIENT_BOUND, `${tensor}: ${apart.toExponential(2)} of its norm apart`);
+    }
+  });
+});
+
+const TRACES = [
   'lora-chat',
   'lora-plain',
   'lora-micro-batches',
   'lora-4bit',
   'lora-rslora',
   'lora-8bit-adamw',
+  'lora-other-settings',
+  'lora-long',
   'full',
   'full-untied',
   'full-bias',
-]) {
+];
+
+for (const name of TRACES) {
   test(`loss and gradients of the first update of ${name} are those of transformers and PEFT`, async (t) => {
-    const { options, steps } = readJson<Trace>(`${name}.json`);
+    const trace = readJson<Trace>(`${name}.json`);
+    const { steps } = trace;
     const expected = await readFloats(join(PARITY, `${name}.gradients.safetensors`));
-    const pass = await firstUpdate(options, steps[0]!.rows);
+    const pass = await firstUpdate(trace, steps[0]!.rows);
     t.true(relative(pass.loss, steps[0]!.loss) < LOSS_BOUND, `loss ${pass.loss}, expected ${steps[0]!.loss}`);
     t.true(
       relative(pass.gradNorm, steps[0]!.grad_norm) < GRADIENT_BOUND,
@@ -161,9 +190,10 @@ for (const name of [
 }
 
 test('rows packed into one batch have the gradients of padded batches: no row sees another', async (t) => {
-  const { options, steps } = readJson<Trace>('lora-chat.json');
+  const trace = readJson<Trace>('lora-chat.json');
+  const { steps } = trace;
   const expected = await readFloats(join(PARITY, 'lora-chat.gradients.safetensors'));
-  const pass = await firstUpdate(options, steps[0]!.rows, { packed: true });
+  const pass = await firstUpdate(trace, steps[0]!.rows, { packed: true });
   t.true(relative(pass.loss, steps[0]!.loss) < LOSS_BOUND);
   for (const [tensor, gradient] of expected) {
     const apart = distance(pass.gradients.get(tensor)!, gradient);
@@ -171,11 +201,12 @@ test('rows packed into one batch have the gradients of padded batches: no row se
   }
 });
 
-for (const name of ['lora-chat', 'full']) {
+for (const name of ['lora-chat', 'lora-long', 'full']) {
   test(`recomputed activations give the same bits: ${name}`, async (t) => {
-    const { options, steps } = readJson<Trace>(`${name}.json`);
-    const kept = await firstUpdate(options, steps[0]!.rows);
-    const recomputed = await firstUpdate(options, steps[0]!.rows, { gradientCheckpointing: true });
+    const trace = readJson<Trace>(`${name}.json`);
+    const { rows } = trace.steps[0]!;
+    const kept = await firstUpdate(trace, rows);
+    const recomputed = await firstUpdate(trace, rows, { gradientCheckpointing: true });
     t.is(recomputed.loss, kept.loss);
     for (const [tensor, gradient] of kept.gradients) t.deepEqual(recomputed.gradients.get(tensor), gradient, tensor);
   });
@@ -193,7 +224,7 @@ interface Bf16Reference {
 
 test('in bf16, losses are no further from F32 than 1.25 times those of transformers', async (t) => {
   const { options, row_losses, reference_errors } = readJson<Bf16Reference>('lora-bf16.json');
-  const rows = readJson<Record<string, EncodedRow[]>>('tokens.json').chat!;
+  const rows = rowsOf({ options });
   const squares = await withStep(options, {}, async (step) => {
     let sum = 0;
     for (const [i, row] of rows.entries())
@@ -209,7 +240,7 @@ test('in bf16, losses are no further from F32 than 1.25 times those of transform
 test('in bf16, gradients are no further from F32 than 1.25 times those of transformers', async (t) => {
   const { options, rows, reference_errors } = readJson<Bf16Reference>('lora-bf16.json');
   const exact = await readFloats(join(PARITY, 'lora-bf16.gradients.safetensors'));
-  const { gradients } = await firstUpdate(options, rows);
+  const { gradients } = await firstUpdate({ options }, rows);
   const { bf16_model, autocast } = reference_errors;
   let error = 0;
   let norm = 0;

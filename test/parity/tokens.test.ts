@@ -19,6 +19,7 @@ const FORMS: Readonly<Record<string, Form>> = {
   chat: { file: 'messages.jsonl', textFormat: 'chat', appendEos: true },
   plain: { file: 'messages.jsonl', textFormat: 'plain', appendEos: true },
   'plain-no-eos': { file: 'messages.jsonl', textFormat: 'plain', appendEos: false },
+  long: { file: 'long.jsonl', textFormat: 'chat', appendEos: true },
   'alpaca-chat': { file: 'alpaca.jsonl', textFormat: 'chat', appendEos: true },
 };
 

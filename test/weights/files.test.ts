@@ -59,6 +59,18 @@ devFull('a full device is told as such', async (t) => {
   t.deepEqual(await readdir(folder), ['out']);
 });
 
+test('an error in a folder that is being built names the folder it is built for', async (t) => {
+  const folder = await scratch(t);
+  const target = join(folder, 'model');
+  await fails(t, 'ERR_IO', [join(target, 'file/inner')], () =>
+    writeFolderAtomic(target, async (temporary) => {
+      await writeFile(join(temporary, 'file'), '');
+      await writeFileAtomic(join(temporary, 'file/inner'), 'x');
+    }),
+  );
+  t.deepEqual(await readdir(folder), []);
+});
+
 test('a folder appears whole, or not at all', async (t) => {
   const folder = await scratch(t);
   const target = join(folder, 'deep/model');

@@ -232,6 +232,8 @@ test.serial('a refusal, an absence and an unreachable hub each say what to do', 
     withEnv(t, { HF_HOME: home, HF_ENDPOINT: hub.url });
     await fails(t, status === 500 ? 'ERR_IO' : 'ERR_NOT_FOUND', ['org/model', ...parts], () => resolveModel('org/model'));
   }
+  withEnv(t, { HF_HOME: home, HF_ENDPOINT: 'http://127.0.0.1:1', HF_TOKEN: 'secret' });
+  await fails(t, 'ERR_USAGE', ['HF_TOKEN', 'hf_'], () => resolveModel('org/model'));
   withEnv(t, { HF_HOME: home, HF_ENDPOINT: 'http://127.0.0.1:1' });
   await fails(t, 'ERR_NOT_FOUND', ['org/model', join(home, 'hub'), 'cannot be reached'], () => resolveModel('org/model'));
 });

@@ -15,7 +15,10 @@ test('double quantisation: the file and the config that transformers and bitsand
   t.is(result.bytesBefore, 55528);
   t.deepEqual(await readFile(join(outputDir, 'model.safetensors')), await readFile(fixture('bnb-nf4-double/model.safetensors')));
   const { quantization_config: theirs } = await json(fixture('bnb-nf4-double/config.json'));
-  t.deepEqual(await json(join(outputDir, 'config.json')), { ...(await json(fixture('base-bf16/config.json'))), quantization_config: theirs });
+  t.deepEqual(await json(join(outputDir, 'config.json')), {
+    ...(await json(fixture('base-bf16/config.json'))),
+    quantization_config: theirs,
+  });
   t.deepEqual((await readdir(outputDir)).sort(), ['config.json', 'generation_config.json', 'model.safetensors']);
 });
 

@@ -79,17 +79,20 @@ inline void read_pairs(uint16_t* dst, const Operand& m, int64_t row, int64_t row
   }
 }
 
-// One panel of B: k (padded) x 32 columns in pairs.
-inline void pack_b_panel_bf16(uint16_t* dst, const Operand& b, int64_t first_k, int64_t k, int64_t column, int64_t columns) {
-  if (!b.transposed) {
-    for (int64_t p = 0; p < k; p += 32) read_pairs(dst + p * 32, b, first_k + p, smaller(32, k - p), column, columns);
+// Columns of B in panels of 32, each k (padded) long and in pairs.
+inline void pack_b_bf16(uint16_t* dst, const Operand& b, int64_t first_k, int64_t k, int64_t column, int64_t columns) {
+  const int64_t padded = round_up(k, kBf16Step);
+  if (!b.transposed) {  // along the stored rows, for all panels at once
+    for (int64_t p = 0; p < padded; p += 32)
+      for (int64_t j = 0; j < columns; j += 32)
+        read_pairs(dst + j * padded + p * 32, b, first_k + p, smaller(32, k - p), column + j, smaller(32, columns - j));
     return;
   }
   const uint16_t* stored = bf16_in_place(b);
-  const int64_t padded = round_up(k, kBf16Step);
   alignas(64) uint16_t rows[16][kReadAhead + 32];
-  for (int64_t j0 = 0; j0 < 32; j0 += 16) {
+  for (int64_t j0 = 0; j0 < round_up(columns, 32); j0 += 16) {
     const int64_t filled = smaller(16, larger(0, columns - j0));
+    uint16_t* panel = dst + j0 / 32 * 32 * padded + j0 % 32 * 2;
     for (int64_t p0 = 0; p0 < padded; p0 += kReadAhead) {
       const int64_t count = smaller(kReadAhead, padded - p0), there = smaller(count, larger(0, k - p0));
       const uint16_t* src = &rows[0][0];
@@ -103,37 +106,50 @@ inline void pack_b_panel_bf16(uint16_t* dst, const Operand& b, int64_t first_k, 
           std::memset(rows[j] + (j < filled ? there : 0), 0, static_cast<size_t>(j < filled ? count - there : count) * 2);
         }
       }
-      for (int64_t p = 0; p < count; p += 32) transpose_words(src + p, ld * 2, dst + (p0 + p) * 32 + j0 * 2, 128);
+      for (int64_t p = 0; p < count; p += 32) transpose_words(src + p, ld * 2, panel + (p0 + p) * 32, 128);
     }
   }
 }
 
-// Rows of A, `rows` of them, as BF16 rows of `padded` elements.
-inline void pack_a_panel_bf16(uint16_t* dst, int64_t ld, const Operand& a, int64_t row, int64_t rows, int64_t first_k, int64_t k) {
-  const int64_t padded = round_up(k, kBf16Step);
-  if (!a.transposed) {
-    for (int64_t i = 0; i < rows; ++i) {
-      uint16_t* out = dst + i * ld;
-      for (int64_t p = 0; p < k; p += kReadAhead) read_row_bf16(out + p, a, row + i, first_k + p, smaller(kReadAhead, k - p));
-      std::memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
-    }
+// Rows of A in panels of `panel` rows, each as amx::Run has it. The last panel is filled up with zeros.
+inline void pack_a_bf16(uint16_t* dst, int64_t panel, const Operand& a, int64_t row, int64_t rows, int64_t first_k, int64_t k) {
+  const int64_t steps = ceil_div(k, kBf16Step), panel_size = steps * panel * 32;
+  const auto line_of = [&](int64_t i, int64_t step) { return dst + i / panel * panel_size + (step * panel + i % panel) * 32; };
+  alignas(64) uint16_t pairs[32 * 32];
+  if (a.transposed) {
+    for (int64_t step = 0; step < steps; ++step)
+      for (int64_t i = 0; i < round_up(rows, panel); i += 16) {
+        if (i % 32 == 0 || panel == 16) {
+          const int64_t there = larger(0, smaller(32, rows - i));
+          read_pairs(pairs, a, first_k + step * 32, smaller(32, k - step * 32), row + i, there);
+        }
+        transpose_words(pairs + (panel == 16 ? 0 : i % 32) * 2, 128, line_of(i, step), 64);
+      }
     return;
   }
-  alignas(64) uint16_t pairs[32 * 32];
-  for (int64_t p = 0; p < k; p += 32)
-    for (int64_t i = 0; i < rows; i += 32) {
-      read_pairs(pairs, a, first_k + p, smaller(32, k - p), row + i, smaller(32, rows - i));
-      for (int64_t h = 0; h < smaller(32, rows - i); h += 16) transpose_words(pairs + h * 2, 128, dst + (i + h) * ld + p, ld * 2);
+  const uint16_t* stored = bf16_in_place(a);
+  const int64_t whole = k / 32;
+  alignas(64) uint16_t line[kReadAhead];
+  for (int64_t i = 0; i < round_up(rows, panel); ++i) {
+    if (i >= rows) {
+      for (int64_t step = 0; step < steps; ++step) std::memset(line_of(i, step), 0, 64);
+    } else if (stored) {
+      const uint16_t* src = stored + (row + i) * a.ld + first_k;
+      for (int64_t step = 0; step < whole; ++step) _mm512_storeu_si512(line_of(i, step), _mm512_loadu_si512(src + step * 32));
+      if (whole < steps) {
+        const __mmask32 mask = (1u << (k - whole * 32)) - 1;
+        _mm512_storeu_si512(line_of(i, whole), _mm512_maskz_loadu_epi16(mask, src + whole * 32));
+      }
+    } else {
+      for (int64_t p = 0; p < k; p += kReadAhead) {
+        const int64_t count = smaller(kReadAhead, k - p);
+        read_row_bf16(line, a, row + i, first_k + p, count);
+        std::memset(line + count, 0, static_cast<size_t>(round_up(count, 32) - count) * 2);
+        for (int64_t q = 0; q < count; q += 32) _mm512_storeu_si512(line_of(i, (p + q) / 32), _mm512_load_si512(line + q));
+      }
     }
+  }
 }
-
-// A run of k of one of the two products.
-struct Bf16Part {
-  const Operand* a;
-  int64_t first, k;
-  const uint16_t* b;
-  bool in_place;       // A's rows can be read where they lie, if a whole tile of them is there
-};
 
 // sums, 32 columns of a tile that starts at (row, column) of C, are complete.
 inline void finish_tile(const Gemm& g, int64_t row, int64_t rows, int64_t column, int64_t columns, float* sums) {
@@ -153,57 +169,51 @@ inline void run_block_bf16(const Gemm& g, const Blocking& w, const Block& block,
   const bool masked_first = g.extra.k > 0 && g.extra_dropout;
   const int64_t base_runs = w.run > 0 ? ceil_div(g.base.k, w.run) : 0;
   const int64_t runs = larger(1, base_runs) + (masked_first && base_runs > 0 ? 1 : 0);
-  const bool amx_tiles = w.tile_rows == amx::kAmxRows;
+  const auto tile = w.tile_rows == amx::kAmxRows ? amx::amx_tile : amx::dot_tile;
+  alignas(64) float complete[32 * 32];
   for (int64_t r = 0; r < runs; ++r) {
     const bool masked = masked_first && r == 0, last = r == runs - 1;
-    const int64_t first = (r - (masked_first ? 1 : 0)) * w.run;
-    Bf16Part parts[2];
+    amx::Run parts[2];
+    int64_t panel[2];  // from a panel of A to the next
     int count = 0;
-    uint16_t* free = b_buffer;
-    const auto take = [&](const Product& product, int64_t from, int64_t k) {
-      const int64_t padded = round_up(k, kBf16Step);
-      for (int64_t j = 0; j < block.columns; j += kBf16Columns)
-        pack_b_panel_bf16(free + j * padded, product.b, from, k, block.column + j, smaller(kBf16Columns, block.columns - j));
-      parts[count++] = {&product.a, from, k, free, bf16_in_place(product.a) && !product.a.transposed && k == padded};
-      free += round_up(block.columns, kBf16Columns) * padded;
+    uint16_t *b = b_buffer, *a = a_buffer;
+    const auto take = [&](const Product& product, int64_t first, int64_t k) {
+      const int64_t steps = ceil_div(k, kBf16Step);
+      pack_b_bf16(b, product.b, first, k, block.column, block.columns);
+      const Operand& m = product.a;
+      const uint16_t* stored = bf16_in_place(m);
+      if (stored && !m.transposed && k % kBf16Step == 0 && block.rows % w.tile_rows == 0 && (m.ld % 2048 != 0 || block.columns <= 64)) {
+        parts[count] = {stored + block.row * m.ld + first, m.ld, 32, b, steps};
+        panel[count++] = w.tile_rows * m.ld;
+      } else {
+        pack_a_bf16(a, w.tile_rows, m, block.row, block.rows, first, k);
+        parts[count] = {a, 32, w.tile_rows * 32, b, steps};
+        panel[count++] = w.tile_rows * steps * 32;
+        a += round_up(block.rows, w.tile_rows) * steps * 32;
+      }
+      b += round_up(block.columns, kBf16Columns) * steps * 32;
     };
+    const int64_t first = (r - (masked_first ? 1 : 0)) * w.run;
     if (!masked && base_runs > 0) take(g.base, first, smaller(w.run, g.base.k - first));
     if (masked || (last && g.extra.k > 0 && !masked_first)) take(g.extra, 0, g.extra.k);
 
-    for (int64_t i0 = 0; i0 < block.rows; i0 += kGroupPanels * w.tile_rows) {
-      const int64_t group = smaller(kGroupPanels * w.tile_rows, block.rows - i0);
-      uint16_t* packed[2];
-      int64_t packed_ld[2];
-      uint16_t* space = a_buffer;
-      for (int s = 0; s < count; ++s) {
-        packed[s] = space;
-        packed_ld[s] = round_up(parts[s].k, kBf16Step) + kBf16Step;
-        if (!parts[s].in_place) pack_a_panel_bf16(space, packed_ld[s], *parts[s].a, block.row + i0, group, parts[s].first, parts[s].k);
-        space += (group + 32) * packed_ld[s];
-      }
-      for (int64_t i = i0; i < i0 + group; i += w.tile_rows) {
+    // A panel of B stays in L1 while the rows of A stream by.
+    for (int64_t j = 0; j < block.columns; j += kBf16Columns) {
+      const int64_t columns = smaller(kBf16Columns, block.columns - j);
+      for (int64_t i = 0; i < block.rows; i += w.tile_rows) {
         const int64_t rows = smaller(w.tile_rows, block.rows - i);
-        amx::Run tile_runs[2];
+        amx::Run here[2];
         for (int s = 0; s < count; ++s) {
-          const Bf16Part& part = parts[s];
-          const bool in_place = part.in_place && (rows == w.tile_rows || !amx_tiles);
-          uint16_t* here = packed[s] + (i - i0) * packed_ld[s];
-          if (part.in_place && !in_place) pack_a_panel_bf16(here, packed_ld[s], *part.a, block.row + i, rows, part.first, part.k);
-          tile_runs[s].a = in_place ? bf16_in_place(*part.a) + (block.row + i) * part.a->ld + part.first : here;
-          tile_runs[s].a_ld = in_place ? part.a->ld : packed_ld[s];
-          tile_runs[s].k = round_up(part.k, kBf16Step);
+          here[s] = parts[s];
+          here[s].a += i / w.tile_rows * panel[s];
+          here[s].b += j * parts[s].steps * 32;
         }
-        for (int64_t j = 0; j < block.columns; j += kBf16Columns) {
-          for (int s = 0; s < count; ++s) tile_runs[s].b = parts[s].b + j * tile_runs[s].k;
-          float* out = sums;
-          if (runs > 1) out += (i / w.tile_rows * (w.nb / kBf16Columns) + j / kBf16Columns) * 32 * 32;
-          if (amx_tiles) amx::amx_tile(tile_runs, count, out, r > 0);
-          else amx::dot_tile(tile_runs, count, static_cast<int>(rows), out, r > 0);
-          const int64_t columns = smaller(kBf16Columns, block.columns - j);
-          if (masked)
-            for (int64_t q = 0; q < rows; ++q) dropout_row(*g.extra_dropout, block.row + i + q, block.column + j, columns, out + q * kBf16Columns);
-          if (last) finish_tile(g, block.row + i, rows, block.column + j, columns, out);
-        }
+        float* kept = sums + (j / kBf16Columns * ceil_div(w.mb, w.tile_rows) + i / w.tile_rows) * 32 * 32;
+        float* out = last ? complete : kept;
+        tile(here, count, r > 0 ? kept : nullptr, out);
+        if (masked)
+          for (int64_t q = 0; q < rows; ++q) dropout_row(*g.extra_dropout, block.row + i + q, block.column + j, columns, out + q * kBf16Columns);
+        if (last) finish_tile(g, block.row + i, rows, block.column + j, columns, out);
       }
     }
   }

@@ -34,13 +34,14 @@ struct Blocking {
 
 constexpr int64_t kRun = 512;
 constexpr int64_t kStreamedRun = 64;  // as many rows of B as the TLB holds pages for
-constexpr int64_t kBf16Run = 2048;
+constexpr int64_t kBf16Run = 256;      // a panel of B, 16 KB, stays in L1 while A streams by
 constexpr int64_t kBf16Step = 32;      // BF16 runs are padded to a multiple of this
 constexpr int64_t kBf16Columns = 32;
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kStreamedRows = 2 * kTileRows + 4;
 constexpr int64_t kGroupPanels = 8;    // panels of A packed at a time
 constexpr int64_t kBlockRows = 768;    // rows of C that a packed block of B serves, at most
+constexpr int64_t kBf16BlockRows = 512;
 constexpr double kTaskFlops = 1 << 20;      // less is not worth waking a thread for
 constexpr double kBf16TaskFlops = 1 << 22;
 
@@ -56,9 +57,14 @@ inline Way way_of(const Gemm& g, const Machine& machine) {
   return g.m <= kStreamedRows && g.extra.k == 0 && !g.base.b.transposed && usable_in_place(g.base.b, false) ? Way::Streamed : Way::Tiles;
 }
 
+inline int64_t block_width(int64_t bytes, int64_t bytes_of_column, int64_t tile_columns) {
+  return larger(2, bytes / bytes_of_column / tile_columns) * tile_columns;
+}
 // A block of B takes three eighths of L2; the rest is for the rows of A that stream by and the tiles of C.
-inline int64_t block_width(const Machine& machine, int64_t bytes_of_column, int64_t tile_columns) {
-  return larger(2, machine.l2_bytes * 3 / 8 / bytes_of_column / tile_columns) * tile_columns;
+inline int64_t width_f32(const Machine& machine, int64_t k) { return block_width(machine.l2_bytes * 3 / 8, k * 4, kTileColumns); }
+// Here the sums of a block wait in L2 from run to run, beside its part of B.
+inline int64_t width_bf16(const Machine& machine, int64_t k, int64_t rows) {
+  return block_width(machine.l2_bytes * 5 / 8, k * 2 + smaller(rows, kBf16BlockRows) * 4, kBf16Columns);
 }
 
 inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) {
@@ -78,10 +84,11 @@ inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) 
   const int64_t extra = narrow ? round_up(g.extra.k, kBf16Step) : g.extra.k;
   const int64_t column_bytes = (w.run + extra) * (narrow ? 2 : 4);
 
-  w.mt = ceil_div(g.m, kBlockRows);
-  w.nt = ceil_div(g.n, block_width(machine, column_bytes, columns));
+  const int64_t width = narrow ? width_bf16(machine, w.run + extra, g.m) : width_f32(machine, w.run + extra);
+  w.mt = ceil_div(g.m, narrow ? kBf16BlockRows : kBlockRows);
+  w.nt = ceil_div(g.n, width);
   const double flops = 2.0 * double(g.m) * double(g.n) * double(k), least = narrow ? kBf16TaskFlops : kTaskFlops;
-  const int64_t wanted = larger(1, smaller(2 * threads, static_cast<int64_t>(flops / least)));
+  const int64_t wanted = larger(1, smaller(narrow ? threads : 2 * threads, static_cast<int64_t>(flops / least)));
   while (w.mt * w.nt < wanted) {
     const int64_t mb = ceil_div(g.m, w.mt), nb = ceil_div(g.n, w.nt);
     const bool can_m = mb > 2 * w.tile_rows, can_n = nb > 2 * columns;
@@ -97,10 +104,9 @@ inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) 
   const int64_t tiles_down = ceil_div(w.mb, w.tile_rows), group = smaller(kGroupPanels, tiles_down) * w.tile_rows;
   w.b = w.way == Way::Streamed ? 0 : aligned(size_t(column_bytes * w.nb));
   if (narrow) {
-    // The tile is read 32 rows high whatever its height; rows of A are padded so that they do not share a cache set.
-    w.a = aligned(size_t((group + 32) * (w.run + extra + 2 * kBf16Step)) * 2);
-    const bool several = g.base.k > w.run || (g.extra.k > 0 && (g.extra_dropout || g.base.k == 0));
-    w.sums = size_t(several ? tiles_down * (w.nb / columns) : 1) * 32 * 32 * 4;
+    w.a = aligned(size_t(round_up(w.mb, w.tile_rows) * (w.run + extra)) * 2);
+    const bool several = g.base.k > w.run || (g.base.k > 0 && g.extra.k > 0 && g.extra_dropout);
+    w.sums = several ? size_t(tiles_down * (w.nb / columns)) * 32 * 32 * 4 : 0;
   } else {
     w.a = aligned(size_t(group * (w.run + extra + 4 * kLanes)) * 4);
     w.sums = is_staged(g) ? aligned(size_t(w.mb * w.nb) * 4) : 0;
@@ -111,13 +117,13 @@ inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) 
 // Enough scratch for g and for the same product of fewer rows; where C is F32 and nothing is masked, of shorter k too.
 inline size_t workspace_up_to(const Gemm& g, int threads, const Machine& machine) {
   const int64_t columns = larger(kTileColumns, kBf16Columns), extra = g.extra.k + kBf16Step;
-  const int64_t rows = smaller(g.m, kBlockRows) + 32, group = smaller(rows, kGroupPanels * 32) + 32;
+  const int64_t rows = smaller(g.m, kBlockRows) + 32, run = smaller(g.base.k, kRun) + extra + 4 * kLanes;
   // The narrowest block of B is two tiles wide, whatever L2 holds.
-  const size_t b = size_t(larger(machine.l2_bytes * 3 / 8, (kBf16Run + extra) * 4 * 2 * columns));
-  const size_t a = size_t(group * (smaller(g.base.k, kBf16Run) + extra + 4 * kLanes + 2 * kBf16Step)) * 4;
+  const size_t b = size_t(larger(machine.l2_bytes * 5 / 8, run * 4 * 2 * columns));
+  const size_t a = size_t(larger(smaller(rows, (kGroupPanels + 1) * kTileRows) * 4, rows * 2) * run);
   // Sums are kept where C is staged, and over several runs of BF16, of which the shortest is half the longest.
-  const int64_t shortest = larger(1, smaller(smaller(even_run(g.base.k, kBf16Run) * 2, even_run(g.base.k, kRun) * 4), kBf16Run));
-  const size_t sums = size_t(rows * smaller(round_up(g.n, columns), block_width(machine, shortest, columns))) * 4;
+  const int64_t widest = larger(width_f32(machine, larger(1, even_run(g.base.k, kRun))), width_bf16(machine, kBf16Run / 2, g.m));
+  const size_t sums = size_t(rows * smaller(round_up(g.n, columns), widest)) * 4;
   const size_t tiles = aligned(b) + aligned(a) + aligned(sums), dots = aligned(size_t(kFewRows * (g.base.k + g.extra.k)) * 4);
   return tiles * size_t(threads) > dots ? tiles * size_t(threads) : dots;
 }
