@@ -23,11 +23,11 @@ struct BackwardScratch {
 // p: S^T -> P^T = exp(scale * S - lse);  ds: dP^T -> dS^T = scale * P (dP - delta);  0 where masked
 inline void softmax_backward_tile(const Mask2d& mask, float scale, const float* lse, const float* delta, float* p,
                                   float* ds) {
-  const Vec factor = broadcast(scale), lanes = lane_numbers();
+  const Vec factor = broadcast(scale), to_base_2 = broadcast(scale * kLog2E), lanes = lane_numbers();
   for (int q = 0; q < mask.queries; q += kLanes) {
-    const Vec minus_lse = zero() - load(lse + q), row_sum = load(delta + q);
+    const Vec minus_lse = load(lse + q) * broadcast(-kLog2E), row_sum = load(delta + q);
     const int whole = mask.keys_seen(q), seen = mask.keys_seen(q + kLanes - 1);
-    const auto weights = [&](int at) { return exp(fma(load(p + at), factor, minus_lse)); };
+    const auto weights = [&](int at) { return power_of_two(fma(load(p + at), to_base_2, minus_lse)); };
     const auto put = [&](int at, Vec weight) {
       store(p + at, weight);
       store(ds + at, (load(ds + at) - row_sum) * (weight * factor));

@@ -27,6 +27,23 @@ struct ForwardScratch {
   float maximum[kQueries], sum[kQueries], rescale[kQueries];
 };
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// 2^x for x <= 0, within 1 ulp; NaN stays NaN. Softmax is taken to base 2, with log2(e) inside the scale: half of exp's
+// work.
+inline Vec power_of_two(Vec x) {
+  x = max(broadcast(-150.0f), x);  // in this order NaN passes; 2^-150 rounds to 0
+  const Vec n = round_even(x), r = x - n;
+  // Minimax on [-1/2, 1/2], relative error 2e-9.
+  Vec p = fma(broadcast(0x1.41fbbep-13f), r, broadcast(0x1.5f3e54p-10f));
+  p = fma(p, r, broadcast(0x1.3b2d4cp-7f));
+  p = fma(p, r, broadcast(0x1.c6aee8p-5f));
+  p = fma(p, r, broadcast(0x1.ebfbdcp-3f));
+  p = fma(p, r, broadcast(0x1.62e430p-1f));
+  p = fma(p, r, broadcast(1.0f));
+  return scale_by_power(p, n);
+}
+
 inline Vec lane_numbers() {
   alignas(64) static constexpr float kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return load(kNumbers);
@@ -43,7 +60,7 @@ inline void score_tile(const Mask2d& mask, int h, const float* k, const float* q
 // Replaces scores by exp(scale * score - maximum), 0 where masked, and brings maximum, sum and rescale (what former
 // sums and outputs are to be multiplied by) up to date.
 inline void softmax_tile(const Mask2d& mask, float scale, float* scores, float* maximum, float* sum, float* rescale) {
-  const Vec factor = broadcast(scale), lanes = lane_numbers();
+  const Vec factor = broadcast(scale * kLog2E), lanes = lane_numbers();
   const Vec minus_infinity = broadcast(-std::numeric_limits<float>::infinity());
   for (int q = 0; q < mask.queries; q += kLanes) {
     float* column = scores + q;
@@ -61,17 +78,17 @@ inline void softmax_tile(const Mask2d& mask, float scale, float* scores, float* 
     const Vec before = load(maximum + q), now = max(before, max(most, other) * factor), negated = zero() - now;
     Vec total = zero();
     for (key = 0; key < whole; ++key) {
-      const Vec p = exp(fma(load(column + key * kTileStride), factor, negated));
+      const Vec p = power_of_two(fma(load(column + key * kTileStride), factor, negated));
       store(column + key * kTileStride, p);
       total = total + p;
     }
     for (; key < seen; ++key) {
-      const Vec p = select(hidden(key), zero(), exp(fma(load(column + key * kTileStride), factor, negated)));
+      const Vec p = select(hidden(key), zero(), power_of_two(fma(load(column + key * kTileStride), factor, negated)));
       store(column + key * kTileStride, p);
       total = total + p;
     }
     for (; key < mask.keys; ++key) store(column + key * kTileStride, zero());
-    const Vec shrink = exp(before - now);
+    const Vec shrink = power_of_two(before - now);
     store(maximum + q, now);
     store(rescale + q, shrink);
     store(sum + q, fma(load(sum + q), shrink, total));
@@ -106,7 +123,7 @@ void forward_block(int queries, int h, float scale, bool causal, int64_t first, 
     const Vec inverse = broadcast(1.0f / s.sum[i]);
     float* row = s.o + i * kRowStride;
     for (int d = 0; d < h; d += kLanes) store(row + d, load(row + d) * inverse);
-    if (lse) lse[i] = s.maximum[i] + logf(s.sum[i]);
+    if (lse) lse[i] = s.maximum[i] * kLn2 + logf(s.sum[i]);
   }
   store_rows(queries, h, s.o, kRowStride, o, q_stride);
 }
