@@ -12,8 +12,8 @@ namespace vltune::cpu::VLTUNE_ISA {
 namespace {
 
 // Code k + 1 rather than k above kThresholds[k], strictly: the literals of bitsandbytes' CUDA kernel, dQuantizeNF4. Its CPU path
-// takes F32 midpoints of the codes, of which two (-0.848 and 0.5017) differ by one unit in the last place: some one
-// value in five million gets the neighbouring code there.
+// takes F32 midpoints of the codes, of which two (-0.848 and 0.5017) are one unit in the last place nearer to zero or further
+// from it: some one value in five million gets the neighbouring code there.
 constexpr float kThresholds[15] = {-0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
                                    -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
                                    0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
