@@ -102,6 +102,12 @@ async function generate(path: string, rows: number): Promise<void> {
   await once(out, 'finish');
 }
 
+/** Processor time of this process so far in seconds: steadier than the clock on a machine that others use too. */
+function processorSeconds(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
 /** Peak resident memory of this process in bytes, by the kernel's account. */
 function peakMemory(): number {
   const match = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'));
@@ -111,7 +117,7 @@ function peakMemory(): number {
 async function stageConvert(folder: string): Promise<Record<string, number>> {
   const start = performance.now();
   const { rows } = await convert({ input: join(folder, 'alpaca.json'), output: join(folder, 'messages.jsonl') });
-  return { rows, seconds: (performance.now() - start) / 1000, peak: peakMemory() };
+  return { rows, seconds: (performance.now() - start) / 1000, cpu: processorSeconds(), peak: peakMemory() };
 }
 
 async function stageData(folder: string, tokenizerFolder: string): Promise<Record<string, number>> {
@@ -134,6 +140,7 @@ async function stageData(folder: string, tokenizerFolder: string): Promise<Recor
   });
   const { tokens } = plan.limits(1);
   const packed = performance.now();
+  const cpu = processorSeconds();
   let read = 0;
   for (let update = 0; update < plan.updatesPerEpoch; update++) for (const batch of plan.read(0, update)) read += batch.numTokens;
   const finished = performance.now();
@@ -150,6 +157,7 @@ async function stageData(folder: string, tokenizerFolder: string): Promise<Recor
     pack: (packed - prepared) / 1000,
     readEpoch: (finished - packed) / 1000,
     seconds: (packed - start) / 1000,
+    cpu,
     peak: peakMemory(),
   };
 }
@@ -200,7 +208,7 @@ if (values.stage !== undefined) {
     );
     const line = (name: string, result: Record<string, number>): void =>
       console.log(
-        `${name.padEnd(12)} ${result.seconds!.toFixed(2)} s, ${(bytes / 1e6 / result.seconds!).toFixed(1)} MB/s, peak ${(result.peak! / 1e6).toFixed(0)} MB`,
+        `${name.padEnd(12)} ${result.seconds!.toFixed(2)} s, ${(bytes / 1e6 / result.seconds!).toFixed(1)} MB/s (processor ${result.cpu!.toFixed(2)} s), peak ${(result.peak! / 1e6).toFixed(0)} MB`,
       );
     const converted = run('convert');
     line('convert', converted);

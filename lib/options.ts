@@ -3,7 +3,6 @@
  * TypeScript, and the check of its value. All errors of a call are collected and thrown as one ERR_USAGE that names each
  * option as the user wrote it, what was expected and what came.
  */
-import { z } from 'zod';
 import { VltuneError } from './errors.js';
 import { printable } from './weights/json.js';
 import { fromPythonRegex } from './weights/python_regex.js';
@@ -131,43 +130,48 @@ function splitModules(text: string): string | readonly string[] {
   return text.split(',').map((name) => name.trim());
 }
 
-const NOT_EMPTY = z.string().min(1);
+const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
+const isTexts = (value: unknown): value is readonly string[] => Array.isArray(value) && value.length > 0 && value.every(isText);
 
-function schemaOf(spec: OptionSpec): z.ZodType {
+/** The value as the program takes it; undefined if it is not what the option expects. */
+function parseValue(spec: OptionSpec, value: unknown): unknown {
   switch (spec.kind) {
     case 'integer':
-    case 'number': {
-      let schema = spec.kind === 'integer' ? z.number().int() : z.number();
-      if (spec.min !== undefined) schema = schema.min(spec.min);
-      if (spec.max !== undefined) schema = schema.max(spec.max);
-      if (spec.above !== undefined) schema = schema.gt(spec.above);
-      if (spec.below !== undefined) schema = schema.lt(spec.below);
-      return spec.also === undefined ? schema : z.union([schema, z.literal(spec.also)]);
-    }
+      return isInRange(spec, value) && Number.isSafeInteger(value) ? value : undefined;
+    case 'number':
+      return isInRange(spec, value) ? value : undefined;
     case 'text':
-      return NOT_EMPTY;
+      return isText(value) ? value : undefined;
     case 'flag':
-      return z.boolean();
+      return typeof value === 'boolean' ? value : undefined;
     case 'choice':
-      return z.enum((spec.choices ?? []) as [string, ...string[]]);
+      return spec.choices?.includes(value as string) ? value : undefined;
     case 'list':
-      return z.union([NOT_EMPTY.transform((text) => [text]), z.array(NOT_EMPTY).min(1)]);
-    case 'modules':
-      return z.union([NOT_EMPTY.transform(splitModules), z.array(NOT_EMPTY).min(1)]).refine((value) => {
-        if (Array.isArray(value)) return value.every((name) => name !== '');
-        return value === 'all-linear' || isRegularExpression(value as string);
-      });
-    case 'bytes':
-      return z.union([
-        z.number().int().positive(),
-        z
-          .string()
-          .transform((text) => parseBytes(text) ?? Number.NaN)
-          .pipe(z.number().int().positive()),
-      ]);
+      return isText(value) ? [value] : isTexts(value) ? value : undefined;
+    case 'modules': {
+      const modules = isText(value) ? splitModules(value) : value;
+      return modules === 'all-linear' || isTexts(modules) || (isText(modules) && isRegularExpression(modules))
+        ? modules
+        : undefined;
+    }
+    case 'bytes': {
+      const bytes = typeof value === 'string' ? parseBytes(value) : value;
+      return Number.isSafeInteger(bytes) && (bytes as number) > 0 ? bytes : undefined;
+    }
     case 'flag-or-text':
-      return z.union([z.boolean(), NOT_EMPTY]);
+      return typeof value === 'boolean' || isText(value) ? value : undefined;
   }
+}
+
+function isInRange({ min, max, above, below, also }: OptionSpec, value: unknown): boolean {
+  if (typeof value !== 'number' || !Number.isFinite(value)) return false;
+  if (also !== undefined && value === also) return true;
+  return (
+    (min === undefined || value >= min) &&
+    (max === undefined || value <= max) &&
+    (above === undefined || value > above) &&
+    (below === undefined || value < below)
+  );
 }
 
 function isRegularExpression(text: string): boolean {
@@ -265,8 +269,8 @@ export function checkOptions(table: OptionTable, options: GivenOptions): Checked
     }
     given.add(key);
     const typed = options.isText?.(key) ? fromText(spec, value) : value;
-    const parsed = schemaOf(spec).safeParse(typed);
-    if (parsed.success) values[key] = parsed.data;
+    const parsed = parseValue(spec, typed);
+    if (parsed !== undefined) values[key] = parsed;
     else errors.push(`${nameOf(key)}: expected ${expectation(spec)}, got ${showValue(typed)}`);
   }
   for (const [key, spec] of Object.entries(table)) {

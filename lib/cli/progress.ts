@@ -31,8 +31,8 @@ export class ProgressBar {
       format: (_, { value, eta }) => {
         const filled = Math.round(total > 0 ? Math.min(1, value / total) * BAR_WIDTH : 0);
         const bar = '━'.repeat(filled) + '─'.repeat(BAR_WIDTH - filled);
-        const left = value < total && Number.isFinite(Number(eta)) ? `, ${eta} s left` : '';
-        return `${label} ${bar} ${show(value)}/${show(total)}${left} ${this.#remark}`.trimEnd();
+        const left = value > 0 && value < total && Number.isFinite(Number(eta)) ? `${eta} s left` : '';
+        return `${label} ${bar} ${[`${show(value)}/${show(total)}`, left, this.#remark].filter(Boolean).join(', ')}`;
       },
     });
     this.#bar.start(total, 0);

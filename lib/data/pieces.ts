@@ -9,6 +9,7 @@
  *   (`covers`; a test compares all of them with Rust).
  * Everything else takes the Rust path.
  */
+import type { IntBuffer } from './int_buffer.js';
 
 /** A way to cut: the expression for any text, and a scanner that finds the same cuts in ASCII text. */
 interface Splitter {
@@ -134,34 +135,6 @@ function splitterOf(file: TokenizerFile): Splitter | undefined {
   if (sequence?.pretokenizers?.length !== 2 || split?.type !== 'Split' || bytes?.type !== 'ByteLevel') return undefined;
   if (split.behavior !== 'Isolated' || split.invert || bytes.add_prefix_space || bytes.use_regex !== false) return undefined;
   return SPLITTERS.get(split.pattern?.Regex ?? '');
-}
-
-/** A growing list of int32. */
-export class IntBuffer {
-  items: Int32Array = new Int32Array(1 << 12);
-  length = 0;
-
-  push(item: number): void {
-    if (this.length === this.items.length) this.reserve(1);
-    this.items[this.length++] = item;
-  }
-
-  pushAll(from: Int32Array, start: number, end: number): void {
-    this.reserve(end - start);
-    for (let i = start; i < end; i++) this.items[this.length++] = from[i]!;
-  }
-
-  private reserve(more: number): void {
-    if (this.length + more <= this.items.length) return;
-    const grown = new Int32Array(Math.max(this.items.length * 2, this.length + more));
-    grown.set(this.items.subarray(0, this.length));
-    this.items = grown;
-  }
-
-  /** A copy of what is in it. */
-  toArray(): Int32Array {
-    return this.items.slice(0, this.length);
-  }
 }
 
 /** Pieces in the table; when it is full it starts anew, so memory stays within some 25 MB. */

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { VltuneError } from '../errors.js';
-import { IntBuffer } from './pieces.js';
+import { IntBuffer } from './int_buffer.js';
 import { type Row, readRowBatches } from './read.js';
 import { cancelled, isDocument } from './records.js';
 import { Renderer, type Segment, type TextFormat } from './render.js';

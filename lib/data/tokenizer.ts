@@ -9,7 +9,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Tokenizer as RustTokenizer } from '@anush008/tokenizers';
 import { VltuneError } from '../errors.js';
-import { IntBuffer, MissingPieces, PieceCache, type TokenizerFile } from './pieces.js';
+import { IntBuffer } from './int_buffer.js';
+import { MissingPieces, PieceCache, type TokenizerFile } from './pieces.js';
 
 export interface EncodeOptions {
   /** Let the post-processor add what it adds around a whole text (Qwen's adds nothing). Default false. */

@@ -1,6 +1,6 @@
 /** Tensors of one's own, and a builder that runs each op at once: the kernels without a program. */
 import { VltuneError } from '../errors.js';
-import { addon, type Device, type DType, dtypeBytes, type Nf4Ref, type Storage, type TensorRef } from '../native.js';
+import { addon, type Device, type DType, dtypeBytes, type Nf4Ref, type TensorRef } from '../native.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../weights/float16.js';
 import type { Attrs, Builder, Into, OutputSpec, Shaped } from './builder.js';
 

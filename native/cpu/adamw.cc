@@ -5,6 +5,7 @@
 
 #include "../ops/check.h"
 #include "dynamic_map.h"
+#include "nf4_tables.h"
 #include "partition.h"
 #include "simd.h"
 
@@ -77,19 +78,28 @@ void step_32bit_torch(float* p, const float* g, float* m, float* v, int64_t n, c
   });
 }
 
-// One block of at most 256 elements. `quantised` states are code * absmax; a gradient that is NaN or infinite zeroes its state
+inline void look_up(const float* map, const uint8_t* codes, int n, float* to) {
+  int i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= n; i += 16) {
+    const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
+    _mm512_store_ps(to + i, _mm512_i32gather_ps(index, map, 4));
+  }
+#endif
+  for (; i < n; ++i) to[i] = map[codes[i]];
+}
+
+// One block of at most 256 elements, whose state is code * absmax; a gradient that is NaN or infinite zeroes its state
 // and leaves its parameter alone.
 void step_8bit_block(float* p, const float* g, uint8_t* m8, uint8_t* v8, float* m_absmax, float* v_absmax, int n, const Step& step) {
   const DynamicMap &signed_map = signed_dynamic_map(), &unsigned_map = unsigned_dynamic_map();
   alignas(64) float m[kStateBlock], v[kStateBlock];
   const float m_scale = *m_absmax, v_scale = *v_absmax;
-  for (int i = 0; i < n; ++i) {
-    m[i] = kDynamicMapSigned[m8[i]];
-    v[i] = kDynamicMapUnsigned[v8[i]];
-  }
+  look_up(kDynamicMapSigned, m8, n, m);
+  look_up(kDynamicMapUnsigned, v8, n, v);
   // Lanes of a short block that have no element hold code 128 of m in the CUDA kernel, and so count in its absmax.
-  float m_most = n < kStateBlock ? kDynamicMapSigned[128] * m_scale * step.beta1 : 0.0f, v_most = 0;
-  Vec m_largest = broadcast(m_most), v_largest = zero();
+  const float m_least = n < kStateBlock ? kDynamicMapSigned[128] * m_scale * step.beta1 : 0.0f;
+  Vec m_largest = broadcast(m_least), v_largest = zero();
   each_vector(n, [&](int64_t i, int count) {
     Vec raw = load_part(g + i, count), grad = raw * broadcast(step.clip);
     Vec m_new = fma_once(grad, broadcast(step.one_minus_beta1), load_part(m + i, count) * broadcast(m_scale) * broadcast(step.beta1));
@@ -104,16 +114,17 @@ void step_8bit_block(float* p, const float* g, uint8_t* m8, uint8_t* v8, float* 
     Vec old = load_part(p + i, count);
     store_part(p + i, select(finite, update_bitsandbytes(old, m_new, v_new, step), old), count);
   });
-  *m_absmax = m_most = reduce_max(m_largest);
-  *v_absmax = v_most = reduce_max(v_largest);
-  const float m_inverse = 1.0f / m_most, v_inverse = 1.0f / v_most;
+  const float m_most = reduce_max(m_largest), v_most = reduce_max(v_largest);
+  *m_absmax = m_most;
+  *v_absmax = v_most;
+  signed_map.nearest(m, 1.0f / m_most, n, m8);
+  unsigned_map.nearest(v, 1.0f / v_most, n, v8);
+  // The code must have m's sign; where it does not, it moves by one. Codes below 127 are negative, 127 is zero. (A block of zeros:
+  // 0 * inf is NaN, code 0; one less, in 8 bits, is 255, whose value, 1.0 * absmax, is 0 again.)
   for (int i = 0; i < n; ++i) {
-    // The code must have m's sign; where it does not, it moves by one. (A block of zeros: 0 * inf is NaN, code 0, which is
-    // negative; one less, in 8 bits, is 255. Its value, 1.0 * absmax, is 0 again.)
-    uint8_t code = signed_map.nearest(m[i] * m_inverse);
-    if ((float_bits(kDynamicMapSigned[code]) ^ float_bits(m[i])) >> 31) code = static_cast<uint8_t>(m[i] > 0 ? code + 1 : code - 1);
-    m8[i] = code;
-    v8[i] = unsigned_map.nearest(v[i] * v_inverse);
+    const uint32_t bits = float_bits(m[i]);
+    const bool negative = bits >> 31, wrong = (m8[i] < 127) != negative;
+    m8[i] = static_cast<uint8_t>(m8[i] + (wrong ? (!negative && (bits << 1) != 0 ? 1 : -1) : 0));
   }
 }
 

@@ -77,6 +77,28 @@ class DynamicMap {
     return magnitude > 0x7f800000 ? 0 : static_cast<uint8_t>(entry.code + (x > entry.above));
   }
 
+  // The same for n elements, x[i] * scale.
+  void nearest(const float* x, float scale, int n, uint8_t* codes) const {
+    int i = 0;
+#if defined(__AVX512F__)
+    const __m512i first = _mm512_set1_epi32((127 - kExponents) << 23), last = _mm512_set1_epi32(cells_ - 1);
+    const __m128i count = _mm_cvtsi32_si128(shift());
+    for (; i + 16 <= n; i += 16) {
+      const Vec value = load(x + i) * broadcast(scale);
+      const __m512i bits = _mm512_castps_si512(value.v), magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+      __m512i cell = _mm512_sub_epi32(_mm512_max_epi32(magnitude, first), first);
+      cell = _mm512_min_epi32(_mm512_srl_epi32(cell, count), last);
+      cell = _mm512_mask_add_epi32(cell, _mm512_movepi32_mask(bits), cell, _mm512_set1_epi32(cells_));
+      const __m512 above = _mm512_i32gather_ps(cell, &table_[0].above, sizeof(Cell));
+      __m512i code = _mm512_i32gather_epi32(cell, &table_[0].code, sizeof(Cell));
+      code = _mm512_mask_add_epi32(code, _mm512_cmp_ps_mask(value.v, above, _CMP_GT_OQ), code, _mm512_set1_epi32(1));
+      code = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(value.v, value.v, _CMP_ORD_Q), code);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(code));
+    }
+#endif
+    for (; i < n; ++i) codes[i] = nearest(x[i] * scale);
+  }
+
  private:
   static constexpr int kExponents = 24;  // from 2^-24, below half of the smallest code of either map
   struct Cell {

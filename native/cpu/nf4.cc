@@ -60,27 +60,34 @@ constexpr Cells make_cells() {
 constexpr Cells kCells = make_cells();
 static_assert(kCells.sound);
 
-inline __m512i codes_of(Vec scaled) {
-  Vec x = min(max(scaled, broadcast(-1.0f)), broadcast(1.0f));  // NaN becomes -1
+// |x| <= 1, up to rounding, or NaN: that converts to an integer whose low five bits are 0, and compares false, so it is code 0.
+inline __m512i codes_of(Vec x) {
   __m512i cell = _mm512_cvttps_epi32(fma(x, broadcast(kCellsPerUnit), broadcast(16.0f)).v);
   __m512 threshold = _mm512_permutex2var_ps(_mm512_load_ps(kCells.threshold), cell, _mm512_load_ps(kCells.threshold + 16));
   __m512i code = _mm512_permutex2var_epi32(_mm512_load_si512(kCells.code), cell, _mm512_load_si512(kCells.code + 16));
   __mmask16 above = _mm512_cmp_ps_mask(x.v, threshold, _CMP_GT_OQ);
-  return _mm512_mask_add_epi32(code, above, code, _mm512_set1_epi32(1));
+  code = _mm512_mask_add_epi32(code, above, code, _mm512_set1_epi32(1));
+  // The pair of a 64-bit lane in its low byte; the rest of the lane is of no use.
+  return _mm512_or_si512(_mm512_slli_epi64(code, 4), _mm512_srli_epi64(code, 32));
 }
 
 inline void pack_codes(const Vec* scaled, uint8_t* to) {
-  // Two codes that will share a byte lie in one 64-bit lane: low + 16 * ... is a shift and an or away.
-  for (int half = 0; half < 2; ++half) {
-    __m512i a = codes_of(scaled[2 * half]), b = codes_of(scaled[2 * half + 1]);
-    a = _mm512_or_si512(_mm512_slli_epi64(a, 4), _mm512_srli_epi64(a, 32));
-    b = _mm512_or_si512(_mm512_slli_epi64(b, 4), _mm512_srli_epi64(b, 32));
-    __m128i bytes = _mm_unpacklo_epi64(_mm512_cvtepi64_epi8(a), _mm512_cvtepi64_epi8(b));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * half), bytes);
-  }
+  // Byte j of lane i is to become byte 8 * j + i: four vectors are laid over each other, then 8 x 4 bytes transposed.
+  const __m512i byte = _mm512_set1_epi64(255);
+  __m512i low = _mm512_ternarylogic_epi64(byte, codes_of(scaled[0]), _mm512_slli_epi64(codes_of(scaled[1]), 8), 0xca);
+  __m512i high = _mm512_ternarylogic_epi64(byte, codes_of(scaled[2]), _mm512_slli_epi64(codes_of(scaled[3]), 8), 0xca);
+  __m256i lanes = _mm512_cvtepi64_epi32(_mm512_ternarylogic_epi64(_mm512_set1_epi64(65535), low, _mm512_slli_epi64(high, 16), 0xca));
+  const __m256i columns = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  lanes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(lanes, columns), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), lanes);
 }
 
+// max(|x|, most), dropping a NaN in x.
+inline Vec larger_magnitude(Vec x, Vec most) { return {_mm512_range_ps(x.v, most.v, 0b1011)}; }
+
 #else
+
+inline Vec larger_magnitude(Vec x, Vec most) { return max(abs(x), most); }
 
 inline void pack_codes(const Vec* scaled, uint8_t* to) {
   alignas(64) float x[kBlock];
@@ -100,7 +107,7 @@ template <class T> inline void quantize_block(const T* x, uint8_t* codes, float*
   Vec largest = zero();
   for (int i = 0; i < kVectors; ++i) {
     v[i] = load(x + i * kLanes);
-    largest = max(abs(v[i]), largest);
+    largest = larger_magnitude(v[i], largest);
   }
   *absmax = reduce_max(largest);
   const Vec scale = broadcast(1.0f / (*absmax > 1e-38f ? *absmax : 1e-38f));

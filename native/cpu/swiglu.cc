@@ -15,11 +15,10 @@ void swiglu(const OpCall& call) {
   check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
   with_activation(gate.dtype, [&](auto tag) {
     using D = decltype(tag);
-    const D *g = gate.as<D>(), *u = up.as<D>();
-    D* to = y.as<D>();
     call.pool->parallel_for(n * f, kElementGrain, [&](int64_t begin, int64_t end) {
-      each_vector(end - begin, [&](int64_t j, int count) {
-        const int64_t i = begin + j;
+      const D *g = gate.as<D>() + begin, *u = up.as<D>() + begin;
+      D* to = y.as<D>() + begin;
+      each_vector(end - begin, [&](int64_t i, int count) {
         Vec x = load_part(g + i, count);
         store_part(to + i, x * sigmoid(x) * load_part(u + i, count), count);
       });
@@ -40,11 +39,10 @@ void swiglu_backward(const OpCall& call) {
   check_operand(call, dup, "dup", dtype, {n, f});
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
-    const D *grad = dy.as<D>(), *g = gate.as<D>(), *u = up.as<D>();
-    D *to_gate = dgate.as<D>(), *to_up = dup.as<D>();
     call.pool->parallel_for(n * f, kElementGrain, [&](int64_t begin, int64_t end) {
-      each_vector(end - begin, [&](int64_t j, int count) {
-        const int64_t i = begin + j;
+      const D *grad = dy.as<D>() + begin, *g = gate.as<D>() + begin, *u = up.as<D>() + begin;
+      D *to_gate = dgate.as<D>() + begin, *to_up = dup.as<D>() + begin;
+      each_vector(end - begin, [&](int64_t i, int count) {
         Vec d = load_part(grad + i, count), x = load_part(g + i, count), v = load_part(u + i, count);
         Vec s = sigmoid(x), silu = x * s;
         store_part(to_up + i, d * silu, count);

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { readRecipe } from '../../lib/cli/recipe.js';
-import { TRAIN_OPTIONS } from '../../lib/train/args.js';
+import { resolveTrainArgs, TRAIN_OPTIONS, type TrainOptions } from '../../lib/train/args.js';
 import { ALPACA, jsonLines, MODEL, scratch, vltune } from './run.js';
 
 test('names are snake or kebab case, and no_ turns a flag off', async (t) => {
@@ -63,4 +63,14 @@ test('the command line goes before the recipe', async (t) => {
   const { code, stdout, stderr } = await vltune(['plan', path, '--max-steps', '3', '--json']);
   t.is(code, 0, stderr);
   t.is(jsonLines(stdout)[0]!.steps, 3);
+});
+
+test('the shipped recipe is the seed recipe, which the defaults are too', async (t) => {
+  const { values } = await readRecipe('examples/recipe.yaml', TRAIN_OPTIONS);
+  const { model, dataset, outputDir } = values as unknown as TrainOptions;
+  const { saveTotalLimit, ...recipe } = resolveTrainArgs(values as unknown as TrainOptions);
+  const { saveTotalLimit: keepsAll, ...defaults } = resolveTrainArgs({ model, dataset, outputDir });
+  t.deepEqual(recipe, defaults);
+  t.is(saveTotalLimit, 1);
+  t.is(keepsAll, undefined);
 });

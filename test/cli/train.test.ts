@@ -68,52 +68,6 @@ test('SIGTERM saves a checkpoint, exits 130, and resume ends in the same bytes a
   t.true((await weights(whole)).equals(await weights(stopped)));
 });
 
-test('kill -9 at any moment leaves a folder that resumes to the same bytes', async (t) => {
-  const folder = await scratch(t);
-  const more = [
-    '--max-steps',
-    '8',
-    '--learning-rate',
-    '1e-3',
-    '--warmup-steps',
-    '2',
-    '--save-steps',
-    '1',
-    '--save-total-limit',
-    '2',
-  ];
-  const whole = join(folder, 'whole');
-  t.is((await vltune(trainArgs(whole, ...more))).code, 0);
-
-  const killed = join(folder, 'killed');
-  let resumes = 0;
-  for (let stop = 2; ; stop += 2) {
-    const resume = existsSync(join(killed, 'checkpoint-1')) || resumes > 0 ? ['--resume-from-checkpoint'] : [];
-    const { code, signal, stderr } = await vltune(trainArgs(killed, ...more, ...resume, '--json'), {
-      onLine: (line, kill) => {
-        const { event, step } = JSON.parse(line) as { event: string; step?: number };
-        if (event !== 'step' || step !== stop) return;
-        // Somewhere in the writing of the checkpoint that follows this step, or in the next update.
-        setTimeout(() => kill('SIGKILL'), stop);
-      },
-    });
-    if (signal === 'SIGKILL') {
-      resumes += 1;
-      continue;
-    }
-    t.is(code, 0, stderr);
-    break;
-  }
-  t.true(resumes > 0, 'at least one run was killed');
-  const weights = (out: string): Promise<Buffer> => readFile(join(out, 'adapter_model.safetensors'));
-  t.true((await weights(whole)).equals(await weights(killed)));
-  t.deepEqual(
-    (await readdir(killed)).filter((name) => name.startsWith('.')),
-    [],
-    'nothing half-written is left',
-  );
-});
-
 test('a signal before the first update is whole saves nothing and exits 130', async (t) => {
   const out = join(await scratch(t), 'out');
   const { code, stderr } = await vltune(

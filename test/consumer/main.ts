@@ -21,13 +21,14 @@ const options: TrainOptions = { model, dataset, outputDir, maxLength: 64, maxSte
 const args: TrainArgs = resolveTrainArgs(options);
 const scheduler: 'linear' | 'cosine' | 'constant' | 'constant_with_warmup' = args.lrSchedulerType;
 // @ts-expect-error a misspelled option
-resolveTrainArgs.bind(null, { model, dataset, outputDir, learningRat: 1 });
+const misspelled: TrainOptions = { model, dataset, outputDir, learningRat: 1 };
 // @ts-expect-error a value that is no choice
-resolveTrainArgs.bind(null, { model, dataset, outputDir, optim: 'sgd' });
+const noChoice: TrainOptions = { model, dataset, outputDir, optim: 'sgd' };
 // @ts-expect-error nothing to train on
-resolveTrainArgs.bind(null, { model, outputDir });
+const noDataset: TrainOptions = { model, outputDir };
 // @ts-expect-error what is settled is not written to
 const write = (): number => (args.seed = 1);
+const refusedTypes = [misspelled, noChoice, noDataset, write].length;
 
 function lossOf(event: TrainEvent): number | undefined {
   return event.event === 'step' ? event.loss : undefined;
@@ -73,6 +74,6 @@ console.log(
     losses,
     steps: result.steps,
     tokens: answer.tokenIds.length,
-    write: typeof write,
+    refusedTypes,
   }),
 );

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test from 'ava';
@@ -271,5 +272,19 @@ test('progress is reported and an abort stops the work with nothing left', async
   );
   t.is(seen.length, 2);
   t.false(existsSync(output));
+  t.deepEqual(readdirSync(folder), []);
+});
+
+test('a full disk is an error of the output, and leaves nothing', async (t) => {
+  const input = writeTemporary(t, 'a.jsonl', `${JSON.stringify({ instruction: 'x'.repeat(1000), output: 'y' })}\n`.repeat(4000));
+  const folder = temporaryFolder(t);
+  const script = `
+    import { convert } from '${new URL('../../lib/data/convert.js', import.meta.url)}';
+    try { await convert({ input: process.argv[1], output: process.argv[2] }); console.log('done'); }
+    catch (error) { console.log(error.code, error.message); }`;
+  // A limit on the size of files stands in for a full disk: the write fails in the same place.
+  const command = `trap '' XFSZ; ulimit -f 1000; exec '${process.execPath}' --input-type=module -e "$SCRIPT" '${input}' '${join(folder, 'out')}'`;
+  const output = execFileSync('bash', ['-c', command], { env: { ...process.env, SCRIPT: script }, encoding: 'utf8' });
+  t.regex(output, /^ERR_IO .*out: cannot be written: /);
   t.deepEqual(readdirSync(folder), []);
 });

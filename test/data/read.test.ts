@@ -1,8 +1,9 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import fc from 'fast-check';
 import { type Message, type ReadOptions, type Row, readRows } from '../../lib/data/read.js';
-import type { ErrorCode } from '../../lib/errors.js';
+import { type ErrorCode, VltuneError } from '../../lib/errors.js';
 import { FIXTURES, temporaryFolder, throwsCode, writeTemporary } from './fixtures.js';
 
 async function collect(files: readonly string[], options: ReadOptions = {}): Promise<Row[]> {
@@ -231,4 +232,26 @@ for (const [title, name, content, message] of BAD_FILES) {
 test('no file and a missing file are refused', async (t) => {
   await throwsCode(t, () => collect([]), 'ERR_USAGE', /no dataset file/);
   await throwsCode(t, () => collect([join(temporaryFolder(t), 'none.parquet')]), 'ERR_NOT_FOUND', /none\.parquet: no such file/);
+});
+
+test('a Parquet file broken anywhere gives rows or an error with a code, never the end of the process', async (t) => {
+  const bytes = readFileSync(join(FIXTURES, 'messages.parquet'));
+  const path = join(temporaryFolder(t), 'a.parquet');
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.tuple(fc.nat(bytes.length - 1), fc.nat(255)), { minLength: 1, maxLength: 3 }),
+      fc.option(fc.nat(bytes.length - 1), { freq: 8 }),
+      async (wounds, cut) => {
+        const broken = Buffer.from(bytes);
+        for (const [at, byte] of wounds) broken[at] = byte;
+        writeFileSync(path, cut === null ? broken : broken.subarray(0, Math.max(1, cut)));
+        try {
+          t.true((await collect([path])).length > 0);
+        } catch (error) {
+          t.true(error instanceof VltuneError, String(error));
+        }
+      },
+    ),
+    { numRuns: 60 },
+  );
 });

@@ -4,8 +4,8 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { train } from '../../lib/index.js';
-import { latestCheckpoint } from '../../lib/train/checkpoint.js';
 import { MersenneTwister } from '../../lib/random.js';
+import { latestCheckpoint } from '../../lib/train/checkpoint.js';
 import { digests, MODEL, REPOSITORY, ROWS, shortRun, temporaryFolder, weightDigest } from './support.js';
 
 const STEPS = 40;
@@ -28,9 +28,13 @@ function start(output: string, resume: boolean): ChildProcess {
     'save-total-limit': 2,
   };
   const words = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  return spawn(process.execPath, [join(REPOSITORY, 'dist/lib/cli/main.js'), 'train', ...words, '--json', ...(resume ? ['--resume-from-checkpoint'] : [])], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
+  return spawn(
+    process.execPath,
+    [join(REPOSITORY, 'dist/lib/cli/main.js'), 'train', ...words, '--json', ...(resume ? ['--resume-from-checkpoint'] : [])],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
 }
 
 function ended(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null; errors: string }> {
@@ -70,7 +74,8 @@ test('killed at random moments and resumed, a run ends in the bytes of one that 
     }
     const { code, signal, errors } = await end;
     if (signal === 'SIGKILL') {
-      for (const name of readdirSync(output)) t.regex(name, /^\.?checkpoint-\d+/, 'nothing but checkpoints, whole or marked as partial');
+      for (const name of readdirSync(output))
+        t.regex(name, /^\.?checkpoint-\d+/, 'nothing but checkpoints, whole or marked as partial');
       continue;
     }
     t.is(code, 0, errors);
@@ -88,7 +93,9 @@ test('SIGTERM saves a checkpoint, and the exit code is 130', async (t) => {
   const output = join(temporaryFolder(t), 'run');
   const child = start(output, false);
   const end = ended(child);
-  await new Promise<void>((resolve) => child.stdout!.on('data', (chunk: Buffer) => chunk.includes('"event":"step"') && resolve()));
+  await new Promise<void>((resolve) =>
+    child.stdout!.on('data', (chunk: Buffer) => chunk.includes('"event":"step"') && resolve()),
+  );
   child.kill('SIGTERM');
   const { code, errors } = await end;
   t.is(code, 130, errors);

@@ -42,12 +42,17 @@ export function digests(folder: string, below = ''): Record<string, string> {
   for (const name of readdirSync(join(folder, below)).sort()) {
     const path = join(below, name);
     if (statSync(join(folder, path)).isDirectory()) Object.assign(found, digests(folder, path));
-    else found[path] = createHash('sha256').update(readFileSync(join(folder, path))).digest('hex');
+    else
+      found[path] = createHash('sha256')
+        .update(readFileSync(join(folder, path)))
+        .digest('hex');
   }
   return found;
 }
 
 /** Digests of the weights alone: what a run leaves in its output folder. */
 export function weightDigest(folder: string, file = 'adapter_model.safetensors'): string {
-  return createHash('sha256').update(readFileSync(join(folder, file))).digest('hex');
+  return createHash('sha256')
+    .update(readFileSync(join(folder, file)))
+    .digest('hex');
 }

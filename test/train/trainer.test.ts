@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { plan, type TrainEvent, train, type VltuneError } from '../../lib/index.js';
 import { addon } from '../../lib/native.js';
-import { plan, type TrainEvent, train, VltuneError } from '../../lib/index.js';
 import { digests, MODEL, ROWS, shortRun, temporaryFolder, weightDigest } from './support.js';
 
 test.serial('two runs with one seed end in the same bytes; another seed does not', async (t) => {
@@ -29,7 +29,11 @@ test.serial('the bytes do not depend on the number of threads', async (t) => {
 for (const [name, more, file] of [
   ['LoRA in 4 bits with 8-bit AdamW, packed', {}, 'adapter_model.safetensors'],
   ['LoRA row by row with torch AdamW', { packing: false, optim: 'adamw_torch', loadIn4bit: false }, 'adapter_model.safetensors'],
-  ['full fine-tuning in bf16', { fullFinetuning: true, dtype: 'bfloat16', loraR: undefined, loraDropout: undefined }, 'model.safetensors'],
+  [
+    'full fine-tuning in bf16',
+    { fullFinetuning: true, dtype: 'bfloat16', loraR: undefined, loraDropout: undefined },
+    'model.safetensors',
+  ],
 ] as const) {
   test.serial(`a run that goes on from a checkpoint ends in the bytes of one that was not stopped: ${name}`, async (t) => {
     const folder = temporaryFolder(t);
@@ -45,7 +49,10 @@ for (const [name, more, file] of [
       }),
     );
     t.is((error as VltuneError).code, 'ERR_CANCELLED');
-    t.true(readdirSync(stopped).some((entry) => /^checkpoint-[56]$/.test(entry)), readdirSync(stopped).join());
+    t.true(
+      readdirSync(stopped).some((entry) => /^checkpoint-[56]$/.test(entry)),
+      readdirSync(stopped).join(),
+    );
     await train(shortRun(stopped, { ...more, saveStrategy: 'steps', saveSteps: 3, resumeFromCheckpoint: true }));
     t.is(weightDigest(stopped, file), weightDigest(whole, file));
     const { 'training_args.json': _, ...last } = digests(join(stopped, 'checkpoint-10'));
@@ -58,16 +65,15 @@ test.serial('a loss that is not finite stops the run, names the step and keeps t
   const folder = temporaryFolder(t);
   const error = await t.throwsAsync(
     // B starts at zero, so the first update is harmless; the scale then takes the second beyond what f32 holds.
-    train(shortRun(folder, { loraAlpha: 1e30, learningRate: 1, lrSchedulerType: 'constant', saveStrategy: 'steps', saveSteps: 1 })),
+    train(
+      shortRun(folder, { loraAlpha: 1e30, learningRate: 1, lrSchedulerType: 'constant', saveStrategy: 'steps', saveSteps: 1 }),
+    ),
   );
   t.is((error as VltuneError).code, 'ERR_NAN');
   const step = Number(/^step (\d+): loss is/.exec(error!.message)?.[1]);
   t.true(step >= 2, error!.message);
   t.regex(error!.message, new RegExp(`checkpoint-${step - 1} is kept`));
-  t.deepEqual(
-    readdirSync(folder).filter((entry) => entry.startsWith('checkpoint-')).length,
-    step - 1,
-  );
+  t.deepEqual(readdirSync(folder).filter((entry) => entry.startsWith('checkpoint-')).length, step - 1);
 });
 
 test.serial('evaluation is the loss of the rows under the weights of that moment, and changes nothing', async (t) => {
@@ -76,7 +82,10 @@ test.serial('evaluation is the loss of the rows under the weights of that moment
   const onEvent = (event: TrainEvent) => void events.push(event);
   await train(shortRun(join(folder, 'with'), { evalDataset: [ROWS], evalSteps: 5, saveStrategy: 'no' }), { onEvent });
   const evaluations = events.filter((event) => event.event === 'eval');
-  t.deepEqual(evaluations.map((event) => event.step), [5, 10]);
+  t.deepEqual(
+    evaluations.map((event) => event.step),
+    [5, 10],
+  );
   t.true(evaluations[1]!.eval_loss < evaluations[0]!.eval_loss, 'the rows that are learnt are learnt');
   await train(shortRun(join(folder, 'without'), { saveStrategy: 'no' }));
   t.is(weightDigest(join(folder, 'with')), weightDigest(join(folder, 'without')));
@@ -87,7 +96,14 @@ test.serial('evaluating before training gives the loss that the first update rep
   const events: TrainEvent[] = [];
   // One update over all rows at learning rate 0: the weights stay, so both are the loss of the same rows under the same weights.
   await train(
-    shortRun(folder, { evalDataset: [ROWS], maxSteps: 1, learningRate: 0, loraDropout: 0, gradientAccumulationSteps: 1000, saveStrategy: 'no' }),
+    shortRun(folder, {
+      evalDataset: [ROWS],
+      maxSteps: 1,
+      learningRate: 0,
+      loraDropout: 0,
+      gradientAccumulationSteps: 1000,
+      saveStrategy: 'no',
+    }),
     { onEvent: (event) => void events.push(event) },
   );
   const step = events.find((event) => event.event === 'step')!;
@@ -100,7 +116,9 @@ test.serial('save_total_limit keeps the newest checkpoints', async (t) => {
   const folder = temporaryFolder(t);
   await train(shortRun(folder, { saveStrategy: 'steps', saveSteps: 2, saveTotalLimit: 2 }));
   t.deepEqual(
-    readdirSync(folder).filter((entry) => entry.startsWith('checkpoint-')).sort(),
+    readdirSync(folder)
+      .filter((entry) => entry.startsWith('checkpoint-'))
+      .sort(),
     ['checkpoint-10', 'checkpoint-8'],
   );
 });
@@ -109,9 +127,16 @@ test.serial('training goes on from an adapter, with its rank and targets', async
   const folder = temporaryFolder(t);
   await train(shortRun(join(folder, 'first'), { loraR: 8, targetModules: ['q_proj', 'down_proj'], saveStrategy: 'no' }));
   const losses: number[] = [];
-  const { loraR: _, loraDropout: __, ...options } = shortRun(join(folder, 'second'), { adapter: join(folder, 'first'), saveStrategy: 'no' });
+  const {
+    loraR: _,
+    loraDropout: __,
+    ...options
+  } = shortRun(join(folder, 'second'), { adapter: join(folder, 'first'), saveStrategy: 'no' });
   await train(options, { onEvent: (event) => event.event === 'step' && losses.push(event.loss) });
-  const config = JSON.parse(readFileSync(join(folder, 'second/adapter_config.json'), 'utf8')) as { r: number; target_modules: string[] };
+  const config = JSON.parse(readFileSync(join(folder, 'second/adapter_config.json'), 'utf8')) as {
+    r: number;
+    target_modules: string[];
+  };
   t.is(config.r, 8);
   t.deepEqual(config.target_modules.toSorted(), ['down_proj', 'q_proj']);
 });
@@ -129,7 +154,9 @@ test.serial('gradient checkpointing takes less memory and gives the same bytes',
 test.serial('a memory budget chooses recomputation, and one that cannot be met says what can be done', async (t) => {
   const folder = temporaryFolder(t);
   const free = await plan(shortRun(folder, { gradientAccumulationSteps: 1, perDeviceTrainBatchSize: 8 }));
-  const tight = await plan(shortRun(folder, { gradientAccumulationSteps: 1, perDeviceTrainBatchSize: 8, memory: free.kinds.total - 1 }));
+  const tight = await plan(
+    shortRun(folder, { gradientAccumulationSteps: 1, perDeviceTrainBatchSize: 8, memory: free.kinds.total - 1 }),
+  );
   t.is(free.kinds.recompute, 'none');
   t.not(tight.kinds.recompute, 'none');
   const error = await t.throwsAsync(plan(shortRun(folder, { memory: 100_000 })));

@@ -1,0 +1,24 @@
+/** The Alpaca file that the shipped model is fine-tuned with first: its texts train the tokenizer, its words are among those the model can say. */
+import { readFileSync } from 'node:fs';
+import type { Corpus } from './corpus.js';
+
+/** Instructions, inputs and outputs of examples/data/identity.json; `root` is the repository's. */
+export function recipeTexts(root: string): string[] {
+  const rows = JSON.parse(readFileSync(`${root}/examples/data/identity.json`, 'utf8')) as {
+    instruction: string;
+    input: string;
+    output: string;
+  }[];
+  return rows.flatMap((row) => [row.instruction, row.input, row.output]);
+}
+
+/** Its words, each once and sorted, so without what the recipe says with them: a model is not quickly taught to say what it has never said. */
+export function recipeWords(root: string): string[] {
+  return [...new Set(recipeTexts(root).flatMap((text) => text.match(/[\p{L}\p{M}']+/gu) ?? []))].sort();
+}
+
+/** What the tokenizer is trained on: the rows with their roles, and the recipe's texts so often that its words become tokens. */
+export function* tokenizerTexts(corpus: Corpus, root: string): Generator<string> {
+  for (const { messages } of corpus.rows) for (const { role, content } of messages) yield* [role, content];
+  for (let i = 0; i < 10; i++) yield* recipeTexts(root);
+}
