@@ -126,7 +126,12 @@ inline void pack_b_bf16(uint16_t* dst, const Operand& b, int64_t first_k, int64_
           std::memset(rows[j] + (j < filled ? there : 0), 0, static_cast<size_t>(j < filled ? count - there : count) * 2);
         }
       }
-      for (int64_t p = 0; p < count; p += 32) transpose_words(src + p, ld * 2, panel + (p0 + p) * 32, 128);
+      const bool more = src != &rows[0][0] && j0 + 32 <= columns;  // the next sixteen rows are as long
+      for (int64_t p = 0; p < count; p += 32) {
+        if (more)
+          for (int64_t j = 16; j < 32; ++j) _mm_prefetch(reinterpret_cast<const char*>(src + j * ld + p), _MM_HINT_T0);
+        transpose_words(src + p, ld * 2, panel + (p0 + p) * 32, 128);
+      }
     }
   }
 }
@@ -202,6 +207,7 @@ inline void run_block_bf16(const Gemm& g, const Blocking& w, const Block& block,
       pack_b_bf16(b, product.b, first, k, block.column, block.columns);
       const Operand& m = product.a;
       const uint16_t* stored = bf16_in_place(m);
+      // Rows a multiple of 4 KB apart share cache sets and are copied, unless they are read but once.
       if (stored && !m.transposed && k % kBf16Step == 0 && block.rows % w.tile_rows == 0 && (m.ld % 2048 != 0 || block.columns <= 64)) {
         parts[count] = {stored + block.row * m.ld + first, m.ld, 32, b, steps};
         panel[count++] = w.tile_rows * m.ld;
