@@ -9,11 +9,12 @@ import { convert } from '../data/convert.js';
 import { Generator } from '../generate/generate.js';
 import { PACKAGE_ROOT } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
-import type { TrainOptions } from '../train/args.js';
+import { TRAIN_OPTIONS } from '../train/args.js';
 import { train } from '../train/trainer.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, type Output } from './output.js';
 import { ProgressStages } from './progress.js';
+import { readRecipe } from './recipe.js';
 import { TrainReporter, writeLossChart } from './train.js';
 
 const MODEL = join(PACKAGE_ROOT, 'models', 'vltune-tiny');
@@ -22,18 +23,8 @@ const ALPACA = join(PACKAGE_ROOT, 'examples', 'data', 'identity.json');
 const QUESTIONS = join(PACKAGE_ROOT, 'examples', 'data', 'questions.json');
 const MAX_NEW_TOKENS = 48;
 
-/** What the demo trains with; what is not here is the seed recipe's. The model is tiny and the data few: the learning rate is high. */
-const RECIPE = {
-  maxLength: 256,
-  perDeviceTrainBatchSize: 2,
-  gradientAccumulationSteps: 1,
-  numTrainEpochs: 4,
-  learningRate: 2e-3,
-  lrSchedulerType: 'cosine',
-  loraR: 16,
-  loraAlpha: 32,
-  saveStrategy: 'no',
-} as const satisfies Partial<TrainOptions>;
+/** What the demo trains with, as anyone may: only the folders are set here. */
+const RECIPE = join(PACKAGE_ROOT, 'examples', 'identity.yaml');
 
 const TABLE: OptionTable = {
   outputDir: {
@@ -102,16 +93,14 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     output.say(`${question} ${output.style('dim', before[i]!)}`);
   });
 
-  title('3. Train a LoRA adapter on the 4-bit model with 8-bit AdamW');
+  title(`3. Train a LoRA adapter on the 4-bit model with 8-bit AdamW (${relative('', RECIPE)})`);
   const reporter = new TrainReporter(output);
   let chart: string | undefined;
   try {
-    const result = await train({ ...RECIPE, model: MODEL, dataset: messages, outputDir: adapter }, { ...reporter.hooks, signal });
-    chart = await writeLossChart(
-      adapter,
-      result.logHistory,
-      `vltune-tiny in 4 bits, LoRA rank ${RECIPE.loraR}, ${result.steps} updates`,
-    );
+    const { values } = await readRecipe(RECIPE, TRAIN_OPTIONS);
+    const options = { ...values, model: MODEL, dataset: messages, outputDir: adapter };
+    const result = await train(options, { ...reporter.hooks, signal });
+    chart = await writeLossChart(adapter, result.logHistory, `vltune-tiny in 4 bits, ${result.steps} updates`);
   } finally {
     reporter.stop();
   }

@@ -6,7 +6,7 @@
  */
 import { VltuneError } from '../errors.js';
 import { identity, randperm } from './order.js';
-import { type Packing, packFirstFitDecreasing, placeRows } from './pack.js';
+import { type Packing, packFirstFit, placeRows } from './pack.js';
 import { IGNORED, type RowSource } from './prepare.js';
 
 export interface BatchPlanOptions {
@@ -70,7 +70,7 @@ export class BatchPlan {
     this.source = source;
     this.options = options;
     this.rows = source.size;
-    if (options.packing) this.packing = packFirstFitDecreasing(source.lengths, options.batchSize * options.maxLength);
+    if (options.packing) this.packing = packFirstFit(source.lengths, options.batchSize * options.maxLength);
     this.microBatchesPerEpoch = this.packing?.fills.length ?? Math.ceil(source.size / options.batchSize);
     this.updatesPerEpoch = Math.ceil(this.microBatchesPerEpoch / options.gradientAccumulationSteps);
   }

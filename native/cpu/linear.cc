@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "gemm/check.h"
+#include "../ops/check.h"
 #include "gemm/gemm.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
@@ -32,6 +32,10 @@ Operand masked(Operand m, const Dropout* dropout) {
   return m;
 }
 
+void check_workspace(const OpCall& call, size_t bytes) {
+  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, bytes);
+}
+
 double dropout_probability(const OpCall& call) {
   const double p = call.attrs->number("dropout", 0);
   VLTUNE_CHECK(p >= 0 && p < 1, "ERR_ARGUMENT", "%s: dropout must be at least 0 and below 1, got %g", call.op, p);
@@ -50,6 +54,17 @@ Dropout dropout_of(const OpCall& call, const Tensor& rng) {
           static_cast<float>(1.0 / (1.0 - p))};
 }
 
+// The adapter's rank; 0 without one.
+int64_t check_adapter(const OpCall& call, const Tensor& a, const Tensor& b, int64_t in, int64_t out) {
+  if (!a.present()) {
+    check_absent(call, b, "lora_b", "without lora_a");
+    return 0;
+  }
+  check_operand(call, a, "lora_a", kIsF32, {kAny, in});
+  check_operand(call, b, "lora_b", kIsF32, {out, a.shape[0]});
+  return a.shape[0];
+}
+
 struct Forward {
   Tensor x, weight, bias, a, b, rng, y, u;
   int64_t n, in, out, rank;
@@ -57,37 +72,17 @@ struct Forward {
 
 Forward forward_of(const OpCall& call) {
   Forward f{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), input(call, 5), output(call, 0), output(call, 1), 0, 0, 0, 0};
-  expect_present(call, "x", f.x);
-  expect_activation(call, "x", f.x);
-  expect_rank(call, "x", f.x, 2);
-  expect_weight(call, f.weight);
+  check_operand(call, f.x, "x", kIsActivation, {kAny, kAny});
   f.n = f.x.shape[0];
   f.in = f.x.shape[1];
+  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {kAny, f.in});
   f.out = f.weight.shape[0];
-  expect_shape(call, "weight", f.weight, f.out, f.in);
-  if (f.bias.present()) {
-    expect_activation(call, "bias", f.bias);
-    expect_shape(call, "bias", f.bias, f.out);
-  }
-  VLTUNE_CHECK(f.a.present() == f.b.present(), "ERR_ARGUMENT", "%s: lora_a and lora_b go together", call.op);
-  VLTUNE_CHECK(f.a.present() == f.u.present(), "ERR_ARGUMENT", "%s: output u is there if and only if lora_a is", call.op);
-  if (f.a.present()) {
-    expect_dtype(call, "lora_a", f.a, DType::F32);
-    expect_dtype(call, "lora_b", f.b, DType::F32);
-    expect_dtype(call, "u", f.u, DType::F32);
-    expect_rank(call, "lora_a", f.a, 2);
-    f.rank = f.a.shape[0];
-    expect_shape(call, "lora_a", f.a, f.rank, f.in);
-    expect_shape(call, "lora_b", f.b, f.out, f.rank);
-    expect_shape(call, "u", f.u, f.n, f.rank);
-  }
-  if (f.rng.present()) {
-    expect_dtype(call, "rng", f.rng, DType::I32);
-    expect_shape(call, "rng", f.rng, 2);
-  }
-  expect_present(call, "y", f.y);
-  expect_dtype(call, "y", f.y, f.x.dtype);
-  expect_shape(call, "y", f.y, f.n, f.out);
+  if (f.bias.present()) check_operand(call, f.bias, "bias", kIsActivation, {f.out});
+  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
+  if (f.a.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
+  else check_absent(call, f.u, "u", "without lora_a");
+  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
+  check_operand(call, f.y, "y", dtype_bit(f.x.dtype), {f.n, f.out});
   return f;
 }
 
@@ -127,48 +122,25 @@ struct Backward {
 Backward backward_of(const OpCall& call) {
   Backward f{input(call, 0),  input(call, 1),  input(call, 2),  input(call, 3),  input(call, 4), input(call, 5), input(call, 6),
              output(call, 0), output(call, 1), output(call, 2), output(call, 3), output(call, 4), 0,             0, 0, 0};
-  expect_present(call, "dy", f.dy);
-  expect_activation(call, "dy", f.dy);
-  expect_rank(call, "dy", f.dy, 2);
-  expect_weight(call, f.weight);
+  check_operand(call, f.dy, "dy", kIsActivation, {kAny, kAny});
   f.n = f.dy.shape[0];
-  f.out = f.weight.shape[0];
+  f.out = f.dy.shape[1];
+  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {f.out, kAny});
   f.in = f.weight.shape[1];
-  expect_shape(call, "dy", f.dy, f.n, f.out);
-  if (f.x.present()) {
-    expect_dtype(call, "x", f.x, f.dy.dtype);
-    expect_shape(call, "x", f.x, f.n, f.in);
+  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
+  const unsigned same = dtype_bit(f.dy.dtype);
+  if (f.x.present() || f.dweight.present() || f.da.present()) check_operand(call, f.x, "x", same, {f.n, f.in});
+  if (f.u.present() || f.db.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
+  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
+  if (f.dx.present()) check_operand(call, f.dx, "dx", same, {f.n, f.in});
+  if (f.dweight.present()) check_operand(call, f.dweight, "dweight", kIsF32, {f.out, f.in});
+  if (f.dbias.present()) check_operand(call, f.dbias, "dbias", kIsF32, {f.out});
+  if (!f.a.present()) {
+    check_absent(call, f.da, "da", "without lora_a");
+    check_absent(call, f.db, "db", "without lora_a");
   }
-  VLTUNE_CHECK(f.a.present() == f.b.present(), "ERR_ARGUMENT", "%s: lora_a and lora_b go together", call.op);
-  if (f.a.present()) {
-    expect_dtype(call, "lora_a", f.a, DType::F32);
-    expect_dtype(call, "lora_b", f.b, DType::F32);
-    expect_rank(call, "lora_a", f.a, 2);
-    f.rank = f.a.shape[0];
-    expect_shape(call, "lora_a", f.a, f.rank, f.in);
-    expect_shape(call, "lora_b", f.b, f.out, f.rank);
-  }
-  if (f.u.present()) {
-    expect_dtype(call, "u", f.u, DType::F32);
-    expect_shape(call, "u", f.u, f.n, f.rank);
-  }
-  if (f.rng.present()) {
-    expect_dtype(call, "rng", f.rng, DType::I32);
-    expect_shape(call, "rng", f.rng, 2);
-  }
-  const auto gradient = [&](const char* name, const Tensor& t, DType dtype, int64_t rows, int64_t columns) {
-    if (!t.present()) return;
-    expect_dtype(call, name, t, dtype);
-    expect_shape(call, name, t, rows, columns);
-  };
-  gradient("dx", f.dx, f.dy.dtype, f.n, f.in);
-  gradient("dweight", f.dweight, DType::F32, f.out, f.in);
-  gradient("dbias", f.dbias, DType::F32, f.out, -1);
-  VLTUNE_CHECK(f.a.present() || (!f.da.present() && !f.db.present()), "ERR_ARGUMENT", "%s: da and db need lora_a and lora_b", call.op);
-  gradient("da", f.da, DType::F32, f.rank, f.in);
-  gradient("db", f.db, DType::F32, f.out, f.rank);
-  if (f.dweight.present() || f.da.present()) expect_present(call, "x", f.x);
-  if (f.db.present()) expect_present(call, "u", f.u);
+  if (f.da.present()) check_operand(call, f.da, "da", kIsF32, {f.rank, f.in});
+  if (f.db.present()) check_operand(call, f.db, "db", kIsF32, {f.out, f.rank});
   return f;
 }
 
@@ -254,7 +226,7 @@ size_t linear_workspace(const OpCall& call) {
 
 void linear(const OpCall& call) {
   const Forward f = forward_of(call);
-  expect_workspace(call, linear_workspace(call));
+  check_workspace(call, linear_workspace(call));
   if (f.a.present()) {
     Dropout dropout{};
     const bool drop = drops(call, f.rng);
@@ -278,7 +250,7 @@ size_t linear_backward_workspace(const OpCall& call) {
 
 void linear_backward(const OpCall& call) {
   const Backward f = backward_of(call);
-  expect_workspace(call, linear_backward_workspace(call));
+  check_workspace(call, linear_backward_workspace(call));
   char* scratch = static_cast<char*>(call.workspace);
   float* v = reinterpret_cast<float*>(scratch);
   float* db = reinterpret_cast<float*>(scratch + v_bytes(f));

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "gemm/check.h"
+#include "../ops/check.h"
 #include "gemm/gemm.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
@@ -25,31 +25,16 @@ struct Call {
 
 Call read_call(const OpCall& call) {
   Call c{input(call, 0), input(call, 1), input(call, 2), input(call, 3), output(call, 0), output(call, 1), output(call, 2), 0, 0, 0, 0, false, false};
-  expect_present(call, "x", c.x);
-  expect_activation(call, "x", c.x);
-  expect_rank(call, "x", c.x, 2);
-  expect_weight(call, c.weight);
+  check_operand(call, c.x, "x", kIsActivation, {kAny, kAny});
   c.n = c.x.shape[0];
   c.d = c.x.shape[1];
+  check_operand(call, c.weight, "weight", kIsFloat | kIsNf4, {kAny, c.d});
   c.vocab = c.weight.shape[0];
-  expect_shape(call, "weight", c.weight, c.vocab, c.d);
-  expect_present(call, "targets", c.targets);
-  expect_dtype(call, "targets", c.targets, DType::I32);
-  expect_shape(call, "targets", c.targets, c.n);
-  expect_present(call, "loss_scale", c.loss_scale);
-  expect_dtype(call, "loss_scale", c.loss_scale, DType::F32);
-  expect_shape(call, "loss_scale", c.loss_scale, 1);
-  expect_present(call, "loss", c.loss);
-  expect_dtype(call, "loss", c.loss, DType::F32);
-  expect_shape(call, "loss", c.loss, 1);
-  if (c.dx.present()) {
-    expect_dtype(call, "dx", c.dx, c.x.dtype);
-    expect_shape(call, "dx", c.dx, c.n, c.d);
-  }
-  if (c.dweight.present()) {
-    expect_dtype(call, "dweight", c.dweight, DType::F32);
-    expect_shape(call, "dweight", c.dweight, c.vocab, c.d);
-  }
+  check_operand(call, c.targets, "targets", kIsI32, {c.n});
+  check_operand(call, c.loss_scale, "loss_scale", kIsF32, {1});
+  check_operand(call, c.loss, "loss", kIsF32, {1});
+  if (c.dx.present()) check_operand(call, c.dx, "dx", dtype_bit(c.x.dtype), {c.n, c.d});
+  if (c.dweight.present()) check_operand(call, c.dweight, "dweight", kIsF32, {c.vocab, c.d});
   c.bf16 = c.x.dtype == DType::BF16;
   c.trains = c.dx.present() || c.dweight.present();
   int64_t rows = kChunkBytes / 4 / (c.vocab > 0 ? c.vocab : 1);
@@ -198,12 +183,9 @@ size_t linear_cross_entropy_workspace(const OpCall& call) { return layout(read_c
 void linear_cross_entropy(const OpCall& call) {
   const Call c = read_call(call);
   const Layout l = layout(c, call.pool->size());
-  expect_workspace(call, l.bytes);
+  VLTUNE_CHECK(call.workspace_bytes >= l.bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, l.bytes);
   const int32_t* targets = c.targets.as<int32_t>();
-  for (int64_t t = 0; t < c.n; ++t)
-    VLTUNE_CHECK(targets[t] == kIgnored || (targets[t] >= 0 && targets[t] < c.vocab), "ERR_ARGUMENT",
-                 "%s: targets[%lld] is %d, must be %d or 0 to %lld", call.op, static_cast<long long>(t), targets[t], kIgnored,
-                 static_cast<long long>(c.vocab) - 1);
+  check_ids(call, "targets", targets, c.n, c.vocab, kIgnored);
   char* scratch = static_cast<char*>(call.workspace);
   char* x = scratch + l.x;
   char* dx = scratch + l.dx;

@@ -11,13 +11,13 @@
 namespace vltune::cpu::VLTUNE_ISA {
 namespace {
 
-// Code k + 1 rather than k above kThresholds[k], strictly: the literals of bitsandbytes' CUDA kernel, dQuantizeNF4. Its CPU path
-// takes F32 midpoints of the codes, of which two (-0.848 and 0.5017) are one unit in the last place nearer to zero or further
-// from it: some one value in five million gets the neighbouring code there.
-constexpr float kThresholds[15] = {-0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
-                                   -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
-                                   0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
-                                   0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f};
+// Code k + 1 rather than k above kThresholds[k], strictly: the F32 midpoints of the codes, as bitsandbytes' CPU backend takes them.
+// The literals of its CUDA kernel, dQuantizeNF4, round to other floats in a few places, one unit in the last place away: some one
+// value in a million gets the neighbouring code there.
+constexpr float kThresholds[15] = {-0.8480963706970215f, -0.6106328964233398f, -0.4599952697753906f, -0.33967941999435425f,
+                                   -0.23460739850997925f, -0.13791173696517944f, -0.045525018125772476f, 0.03979014977812767f,
+                                   0.120255246758461f, 0.2035212516784668f, 0.2920137643814087f, 0.3893125355243683f,
+                                   0.5016634464263916f, 0.6427869200706482f, 0.8614784479141235f};
 
 // ---- quantise -------------------------------------------------------------------------------------------------------
 
@@ -115,12 +115,21 @@ template <class T> inline void quantize_block(const T* x, uint8_t* codes, float*
   pack_codes(v, codes);
 }
 
-// A last block of fewer elements: filled up with zeros, of which an odd count shows one as the low nibble of the last byte.
+// A last block of fewer elements. bitsandbytes' CPU backend divides here where it multiplies elsewhere, and stores the 1e-38 that
+// stands for the absmax of zeros. An odd count shows a zero as the low nibble of the last byte.
 template <class T> void quantize_part(const T* x, int count, uint8_t* codes, float* absmax) {
   T padded[kBlock] = {};
   uint8_t all[kBlock / 2];
   std::memcpy(padded, x, static_cast<size_t>(count) * sizeof(T));
-  quantize_block(padded, all, absmax);
+  Vec v[kVectors];
+  Vec largest = broadcast(1e-38f);
+  for (int i = 0; i < kVectors; ++i) {
+    v[i] = load(padded + i * kLanes);
+    largest = larger_magnitude(v[i], largest);
+  }
+  *absmax = reduce_max(largest);
+  for (int i = 0; i < kVectors; ++i) v[i] = v[i] / broadcast(*absmax);
+  pack_codes(v, all);
   std::memcpy(codes, all, static_cast<size_t>((count + 1) / 2));
 }
 
@@ -288,6 +297,38 @@ void nf4_quantize(const OpCall& call) {
   });
 }
 
+namespace {
+
+// The 8-bit codes as bitsandbytes' CPU library finds them: a value is rounded to one of 65,536 steps between -1 and 1, and the
+// step's nearest code is taken. Near midpoints that is now and then the neighbour of the nearest code, which CUDA's search finds.
+class SteppedCodes {
+ public:
+  SteppedCodes() {
+    int code = 0;
+    for (int i = 0; i < kSteps; ++i) {
+      const double value = -1.0 + 2.0 * i / (kSteps - 1);
+      while (code < 255 && kDynamicMapSigned[code + 1] - value < value - kDynamicMapSigned[code]) ++code;
+      codes_[i] = static_cast<uint8_t>(code);
+    }
+  }
+  // |x| <= 1. What is no number (0 / 0 in a block of equal scales) gets code 0.
+  uint8_t nearest(float x) const {
+    if (!(x >= -1.0f && x <= 1.0f)) return 0;
+    return codes_[static_cast<int>((x + 1.0f) * 0.5f * (kSteps - 1) + 0.5f)];
+  }
+
+ private:
+  static constexpr int kSteps = 65536;
+  uint8_t codes_[kSteps];
+};
+
+const SteppedCodes& stepped_codes() {
+  static const SteppedCodes codes;
+  return codes;
+}
+
+}  // namespace
+
 void nf4_quantize_absmax(const OpCall& call) {
   const Tensor &absmax = input(call, 0), &codes = output(call, 0), &nested = output(call, 1), &offset = output(call, 2);
   check_operand(call, absmax, "absmax", kIsF32, {kAny});
@@ -299,7 +340,7 @@ void nf4_quantize_absmax(const OpCall& call) {
   const float* x = absmax.as<float>();
   const float mean = (n < 8 ? cascade_sum<1>(x, n) : cascade_sum<8>(x, n)) / static_cast<float>(n);
   *offset.as<float>() = mean;
-  const DynamicMap& map = signed_dynamic_map();
+  const SteppedCodes& stepped = stepped_codes();
   call.pool->parallel_for(blocks, 64, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t first = b * kNf4NestedBlock, last = first + kNf4NestedBlock < n ? first + kNf4NestedBlock : n;
@@ -310,7 +351,7 @@ void nf4_quantize_absmax(const OpCall& call) {
       }
       nested.as<float>()[b] = largest;
       const float scale = 1.0f / largest;
-      for (int64_t i = first; i < last; ++i) codes.as<uint8_t>()[i] = map.nearest((x[i] - mean) * scale);
+      for (int64_t i = first; i < last; ++i) codes.as<uint8_t>()[i] = stepped.nearest((x[i] - mean) * scale);
     }
   });
 }

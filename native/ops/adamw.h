@@ -9,7 +9,8 @@
 //                        else m32, v32), is a multiple of 256 elements. g = grads * clip.
 //                        attrs: variant 0 = bitsandbytes' CUDA formula (p += -lr*c2/c1 * m/(sqrt(v) + c2*eps), then decay),
 //                               variant 1 = torch.optim.AdamW (decay first; p -= lr/c1 * m/(sqrt(v)/c2 + eps)).
-//                        8-bit state only with variant 0. All arithmetic F32 in the order of the reference; c1, c2 and step size in F64 as there.
+//                        8-bit state only with variant 0; a state array that no segment uses may be absent. Arithmetic in F32, in the
+//                        order of the reference and with its fused products; c1 and c2 in F64, of betas as written in decimal.
 // Segments without the `decays` flag use weight decay 0. A NaN or Inf gradient element in 8-bit state zeroes its state and leaves p alone.
 #pragma once
 #include "declare.h"

@@ -4,7 +4,7 @@
 //   rms_norm_backward    in: dy D[n,d], s D[n,d], weight[d], rstd F32[n], dsum D[n,d]?
 //                        out: dx D[n,d], dweight F32[d]?
 //                        dx = rstd * (g - xhat * mean(g * xhat)) (+ dsum), g = dy * weight, xhat = s * rstd
-//                        dweight += sum over t of dy[t] * xhat[t]   (accumulates; summed in ascending t, F32)
+//                        dweight += sum over t of dy[t] * xhat[t]   (accumulates; F32, rows in ascending t within fixed ranges of rows, then the ranges in order)
 //                        dx is the gradient of x and of the residual alike; it may be the same memory as dsum or dy.
 // attrs: eps. Arithmetic in F32.
 #pragma once

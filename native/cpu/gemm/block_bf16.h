@@ -40,13 +40,17 @@ inline const uint16_t* bf16_in_place(const Operand& m) {
   return m.dtype == DType::BF16 && !m.dropout ? static_cast<const uint16_t*>(m.data) : nullptr;
 }
 
-// dst[0..count) = row `row`, columns from `column` on, as BF16. count <= kReadAhead.
+// dst[0..count) = row `row`, columns from `column` on, as BF16. count <= kLine.
 inline void read_row_bf16(uint16_t* dst, const Operand& m, int64_t row, int64_t column, int64_t count) {
   if (const uint16_t* stored = bf16_in_place(m)) {
     std::memcpy(dst, stored + row * m.ld + column, static_cast<size_t>(count) * 2);
     return;
   }
-  float wide[kReadAhead];
+  if (m.dtype == DType::NF4 && !m.dropout) {
+    nf4_read(nf4_tensor(m), row * m.ld + column, count, reinterpret_cast<Bf16*>(dst));
+    return;
+  }
+  float wide[kLine];
   read_row(wide, m, row, column, count, true);
   int64_t i = 0;
   Bf16* out = reinterpret_cast<Bf16*>(dst);
@@ -82,13 +86,29 @@ inline void read_pairs(uint16_t* dst, const Operand& m, int64_t row, int64_t row
 // Columns of B in panels of 32, each k (padded) long and in pairs.
 inline void pack_b_bf16(uint16_t* dst, const Operand& b, int64_t first_k, int64_t k, int64_t column, int64_t columns) {
   const int64_t padded = round_up(k, kBf16Step);
+  const uint16_t* stored = bf16_in_place(b);
   if (!b.transposed) {  // along the stored rows, for all panels at once
-    for (int64_t p = 0; p < padded; p += 32)
-      for (int64_t j = 0; j < columns; j += 32)
-        read_pairs(dst + j * padded + p * 32, b, first_k + p, smaller(32, k - p), column + j, smaller(32, columns - j));
+    alignas(64) uint16_t lines[2][kLine];
+    for (int64_t j0 = 0; j0 < columns; j0 += kLine) {
+      const int64_t count = smaller(kLine, columns - j0), whole = count / 32 * 32;
+      for (int64_t p = 0; p < padded; p += 2) {
+        const uint16_t* line[2];
+        for (int64_t s = 0; s < 2; ++s) {
+          line[s] = lines[s];
+          if (p + s >= k) {
+            std::memset(lines[s], 0, static_cast<size_t>(round_up(count, 32)) * 2);
+          } else if (stored && whole == count) {
+            line[s] = stored + (first_k + p + s) * b.ld + column + j0;
+          } else {
+            read_row_bf16(lines[s], b, first_k + p + s, column + j0, count);
+            std::memset(lines[s] + count, 0, static_cast<size_t>(round_up(count, 32) - count) * 2);
+          }
+        }
+        for (int64_t j = 0; j < count; j += 32) interleave(line[0] + j, line[1] + j, dst + (j0 + j) * padded + p * 32);
+      }
+    }
     return;
   }
-  const uint16_t* stored = bf16_in_place(b);
   alignas(64) uint16_t rows[16][kReadAhead + 32];
   for (int64_t j0 = 0; j0 < round_up(columns, 32); j0 += 16) {
     const int64_t filled = smaller(16, larger(0, columns - j0));
@@ -106,7 +126,12 @@ inline void pack_b_bf16(uint16_t* dst, const Operand& b, int64_t first_k, int64_
           std::memset(rows[j] + (j < filled ? there : 0), 0, static_cast<size_t>(j < filled ? count - there : count) * 2);
         }
       }
-      for (int64_t p = 0; p < count; p += 32) transpose_words(src + p, ld * 2, panel + (p0 + p) * 32, 128);
+      const bool more = src != &rows[0][0] && j0 + 32 <= columns;  // the next sixteen rows are as long
+      for (int64_t p = 0; p < count; p += 32) {
+        if (more)
+          for (int64_t j = 16; j < 32; ++j) _mm_prefetch(reinterpret_cast<const char*>(src + j * ld + p), _MM_HINT_T0);
+        transpose_words(src + p, ld * 2, panel + (p0 + p) * 32, 128);
+      }
     }
   }
 }
@@ -182,6 +207,7 @@ inline void run_block_bf16(const Gemm& g, const Blocking& w, const Block& block,
       pack_b_bf16(b, product.b, first, k, block.column, block.columns);
       const Operand& m = product.a;
       const uint16_t* stored = bf16_in_place(m);
+      // Rows a multiple of 4 KB apart share cache sets and are copied, unless they are read but once.
       if (stored && !m.transposed && k % kBf16Step == 0 && block.rows % w.tile_rows == 0 && (m.ld % 2048 != 0 || block.columns <= 64)) {
         parts[count] = {stored + block.row * m.ld + first, m.ld, 32, b, steps};
         panel[count++] = w.tile_rows * m.ld;

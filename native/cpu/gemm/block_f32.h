@@ -65,12 +65,6 @@ inline void run_parts(const Gemm& g, const Part* parts, int count, const Block& 
   }
 }
 
-inline const float* pack_b(float* dst, const Operand& b, bool to_bf16, int64_t first, int64_t k, const Block& block) {
-  for (int64_t j = 0; j < block.columns; j += kTileColumns)
-    pack_b_panel(dst + j * k, b, to_bf16, first, k, block.column + j, smaller(kTileColumns, block.columns - j));
-  return dst;
-}
-
 inline bool a_in_place(const Operand& a, bool to_bf16) {
   return usable_in_place(a, to_bf16) && (!a.transposed || a.ld <= 4 * kTileColumns);
 }
@@ -83,7 +77,8 @@ inline void run_block_f32(const Gemm& g, const Blocking& w, const Block& block, 
   const bool extra_first = g.extra.k > 0 && g.extra_dropout;
   Part extra{&g.extra.a, 0, g.extra.k, nullptr, kTileColumns, g.extra.k * kTileColumns, a_in_place(g.extra.a, g.bf16)};
   if (extra_first) {
-    extra.b = pack_b(b_buffer, g.extra.b, g.bf16, 0, g.extra.k, block);
+    pack_b_f32(b_buffer, g.extra.b, g.bf16, 0, g.extra.k, block.column, block.columns);
+    extra.b = b_buffer;
     run_parts(g, &extra, 1, block, c, ldc, add, a_buffer);
     for (int64_t i = 0; i < block.rows; ++i) dropout_row(*g.extra_dropout, block.row + i, block.column, block.columns, c + i * ldc);
     add = true;
@@ -97,10 +92,13 @@ inline void run_block_f32(const Gemm& g, const Blocking& w, const Block& block, 
       parts[0].b_row = g.base.b.ld;
       parts[0].b_panel = kTileColumns;
     } else {
-      parts[0].b = pack_b(b_buffer, g.base.b, g.bf16, first, k, block);
+      pack_b_f32(b_buffer, g.base.b, g.bf16, first, k, block.column, block.columns);
+      parts[0].b = b_buffer;
     }
     if (first + k == g.base.k && g.extra.k > 0 && !extra_first) {
-      parts[1].b = pack_b(b_buffer + k * w.nb, g.extra.b, g.bf16, 0, g.extra.k, block);
+      float* after = b_buffer + k * w.nb;
+      pack_b_f32(after, g.extra.b, g.bf16, 0, g.extra.k, block.column, block.columns);
+      parts[1].b = after;
       count = 2;
     }
     run_parts(g, parts, count, block, c, ldc, add, a_buffer);

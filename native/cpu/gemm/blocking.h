@@ -45,7 +45,9 @@ constexpr int64_t kBf16BlockRows = 512;
 constexpr double kTaskFlops = 1 << 20;      // less is not worth waking a thread for
 constexpr double kBf16TaskFlops = 1 << 22;
 
-inline int64_t even_run(int64_t k, int64_t longest) { return k > 0 ? ceil_div(k, ceil_div(k, longest)) : 0; }
+// Runs and blocks end where blocks of NF4 do.
+inline int64_t even_run(int64_t k, int64_t longest) { return smaller(k, k > 0 ? round_up(ceil_div(k, ceil_div(k, longest)), kNf4Block) : 0); }
+inline int64_t column_grain(int64_t tile_columns) { return kNf4Block % tile_columns == 0 ? kNf4Block : tile_columns; }
 
 // Whether C itself cannot hold the sums: it is narrower, or a masked product is to be added to what it holds.
 inline bool is_staged(const Gemm& g) { return g.c_dtype != DType::F32 || (g.extra_dropout && g.accumulate); }
@@ -58,7 +60,8 @@ inline Way way_of(const Gemm& g, const Machine& machine) {
 }
 
 inline int64_t block_width(int64_t bytes, int64_t bytes_of_column, int64_t tile_columns) {
-  return larger(2, bytes / bytes_of_column / tile_columns) * tile_columns;
+  const int64_t grain = larger(2 * tile_columns, column_grain(tile_columns));
+  return larger(1, bytes / bytes_of_column / grain) * grain;
 }
 // A block of B takes three eighths of L2; the rest is for the rows of A that stream by and the tiles of C.
 inline int64_t width_f32(const Machine& machine, int64_t k) { return block_width(machine.l2_bytes * 3 / 8, k * 4, kTileColumns); }
@@ -67,13 +70,16 @@ inline int64_t width_bf16(const Machine& machine, int64_t k, int64_t rows) {
   return block_width(machine.l2_bytes * 5 / 8, k * 2 + smaller(rows, kBf16BlockRows) * 4, kBf16Columns);
 }
 
+// Floats from a row of x to the next among dot products: no power of two, so that rows do not share a cache set.
+inline int64_t dots_row(const Gemm& g) { return round_up(g.base.k + g.extra.k, kLanes) + kLanes; }
+
 inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) {
   Blocking w{};
   w.way = way_of(g, machine);
   const int64_t k = g.base.k + g.extra.k;
   if (w.way == Way::Dots) {
     w.mb = g.m, w.nb = g.n, w.mt = w.nt = 1;
-    w.a = aligned(size_t(g.m * k) * 4);
+    w.a = aligned(size_t(g.m * dots_row(g)) * 4);
     return w;
   }
   const bool narrow = w.way == Way::Bf16Tiles;
@@ -97,7 +103,7 @@ inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) 
     else w.nt *= 2;
   }
   w.mb = smaller(g.m, round_up(ceil_div(g.m, w.mt), w.tile_rows));
-  w.nb = round_up(ceil_div(g.n, w.nt), columns);
+  w.nb = smaller(round_up(g.n, columns), round_up(ceil_div(g.n, w.nt), column_grain(columns)));
   w.mt = ceil_div(g.m, w.mb);
   w.nt = ceil_div(g.n, w.nb);
 
@@ -118,13 +124,13 @@ inline Blocking blocking_of(const Gemm& g, int threads, const Machine& machine) 
 inline size_t workspace_up_to(const Gemm& g, int threads, const Machine& machine) {
   const int64_t columns = larger(kTileColumns, kBf16Columns), extra = g.extra.k + kBf16Step;
   const int64_t rows = smaller(g.m, kBlockRows) + 32, run = smaller(g.base.k, kRun) + extra + 4 * kLanes;
-  // The narrowest block of B is two tiles wide, whatever L2 holds.
-  const size_t b = size_t(larger(machine.l2_bytes * 5 / 8, run * 4 * 2 * columns));
+  // A block of B is at least two tiles or an NF4 block wide, whatever L2 holds.
+  const size_t b = size_t(larger(machine.l2_bytes * 5 / 8, run * 4 * larger(2 * columns, kNf4Block)));
   const size_t a = size_t(larger(smaller(rows, (kGroupPanels + 1) * kTileRows) * 4, rows * 2) * run);
   // Sums are kept where C is staged, and over several runs of BF16, of which the shortest is half the longest.
   const int64_t widest = larger(width_f32(machine, larger(1, even_run(g.base.k, kRun))), width_bf16(machine, kBf16Run / 2, g.m));
   const size_t sums = size_t(rows * smaller(round_up(g.n, columns), widest)) * 4;
-  const size_t tiles = aligned(b) + aligned(a) + aligned(sums), dots = aligned(size_t(kFewRows * (g.base.k + g.extra.k)) * 4);
+  const size_t tiles = aligned(b) + aligned(a) + aligned(sums), dots = aligned(size_t(kFewRows * dots_row(g)) * 4);
   return tiles * size_t(threads) > dots ? tiles * size_t(threads) : dots;
 }
 

@@ -54,41 +54,54 @@ inline void transpose_square(const float* src, int64_t src_ld, float* dst, int64
 #endif
 }
 
-constexpr int64_t kReadAhead = 256;  // elements of a row converted at a time: sixteen such rows stay in L1
+constexpr int64_t kReadAhead = 256;  // elements of a row converted at a time where sixteen rows must stay in L1
+constexpr int64_t kLine = 1024;      // and where it is one or two
 
-// One panel of B, k x kTileColumns: rows first_k .. first_k+k-1, columns `column` .. column+columns-1 of the product's B; columns
-// beyond are zero.
-inline void pack_b_panel(float* dst, const Operand& b, bool to_bf16, int64_t first_k, int64_t k, int64_t column, int64_t columns) {
-  if (!b.transposed) {
-    float row[kTileColumns] = {};
-    for (int64_t p = 0; p < k; ++p) {
-      read_row(columns == kTileColumns ? dst + p * kTileColumns : row, b, first_k + p, column, columns, to_bf16);
-      if (columns < kTileColumns) std::memcpy(dst + p * kTileColumns, row, sizeof row);
+// Columns of B in panels of kTileColumns, each k rows long; columns beyond are zero.
+inline void pack_b_f32(float* dst, const Operand& b, bool to_bf16, int64_t first_k, int64_t k, int64_t column, int64_t columns) {
+  const bool in_place = usable_in_place(b, to_bf16);
+  if (!b.transposed) {  // along the stored rows, for all panels at once
+    alignas(64) float line[kLine];
+    for (int64_t j0 = 0; j0 < columns; j0 += kLine / kTileColumns * kTileColumns) {
+      const int64_t count = columns - j0 < kLine / kTileColumns * kTileColumns ? columns - j0 : kLine / kTileColumns * kTileColumns;
+      for (int64_t p = 0; p < k; ++p) {
+        const float* src = line;
+        if (in_place) src = static_cast<const float*>(b.data) + (first_k + p) * b.ld + column + j0;
+        else read_row(line, b, first_k + p, column + j0, count, to_bf16);
+        float* out = dst + j0 * k + p * kTileColumns;
+        int64_t j = 0;
+        for (; j + kTileColumns <= count; j += kTileColumns, out += k * kTileColumns)
+          for (int v = 0; v < kTileVectors; ++v) store(out + v * kLanes, load(src + j + v * kLanes));
+        if (j < count) {
+          std::memcpy(out, src + j, static_cast<size_t>(count - j) * 4);
+          std::memset(out + count - j, 0, static_cast<size_t>(kTileColumns - (count - j)) * 4);
+        }
+      }
     }
     return;
   }
-  const bool in_place = usable_in_place(b, to_bf16);
   alignas(64) float rows[kLanes][kReadAhead + kLanes];
-  for (int64_t j0 = 0; j0 < kTileColumns; j0 += kLanes) {
-    const int64_t filled = columns - j0 < 0 ? 0 : columns - j0 < kLanes ? columns - j0 : kLanes;
-    for (int64_t p0 = 0; p0 < k; p0 += kReadAhead) {
-      const int64_t count = k - p0 < kReadAhead ? k - p0 : kReadAhead;
-      float* out = dst + p0 * kTileColumns + j0;
-      const float* src = &rows[0][0];
-      int64_t src_ld = kReadAhead + kLanes;
-      if (in_place && filled == kLanes) {
-        src = static_cast<const float*>(b.data) + (column + j0) * b.ld + first_k + p0;
-        src_ld = b.ld;
-      } else {
-        for (int64_t j = 0; j < filled; ++j) read_row(rows[j], b, column + j0 + j, first_k + p0, count, to_bf16);
-        for (int64_t j = filled; j < kLanes; ++j) std::memset(rows[j], 0, static_cast<size_t>(count) * 4);
+  for (int64_t j0 = 0; j0 < columns; j0 += kTileColumns)
+    for (int64_t part = 0; part < kTileColumns; part += kLanes) {
+      const int64_t left = columns - j0 - part, filled = left < 0 ? 0 : left < kLanes ? left : kLanes;
+      for (int64_t p0 = 0; p0 < k; p0 += kReadAhead) {
+        const int64_t count = k - p0 < kReadAhead ? k - p0 : kReadAhead;
+        float* out = dst + j0 * k + p0 * kTileColumns + part;
+        const float* src = &rows[0][0];
+        int64_t src_ld = kReadAhead + kLanes;
+        if (in_place && filled == kLanes) {
+          src = static_cast<const float*>(b.data) + (column + j0 + part) * b.ld + first_k + p0;
+          src_ld = b.ld;
+        } else {
+          for (int64_t j = 0; j < filled; ++j) read_row(rows[j], b, column + j0 + part + j, first_k + p0, count, to_bf16);
+          for (int64_t j = filled; j < kLanes; ++j) std::memset(rows[j], 0, static_cast<size_t>(count) * 4);
+        }
+        int64_t p = 0;
+        for (; p + kLanes <= count; p += kLanes) transpose_square(src + p, src_ld, out + p * kTileColumns, kTileColumns);
+        for (; p < count; ++p)
+          for (int j = 0; j < kLanes; ++j) out[p * kTileColumns + j] = src[j * src_ld + p];
       }
-      int64_t p = 0;
-      for (; p + kLanes <= count; p += kLanes) transpose_square(src + p, src_ld, out + p * kTileColumns, kTileColumns);
-      for (; p < count; ++p)
-        for (int j = 0; j < kLanes; ++j) out[p * kTileColumns + j] = src[j * src_ld + p];
     }
-  }
 }
 
 // Rows of A that are stored as rows, converted: dst[i * dst_ld + p].
