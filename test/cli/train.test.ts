@@ -52,6 +52,7 @@ test('SIGTERM saves a checkpoint, exits 130, and resume ends in the same bytes a
   const stopped = join(folder, 'stopped');
   const first = await vltune(trainArgs(stopped, ...more, '--json'), {
     onLine: (line, kill) => {
+      // At the step and again at the save: a late second signal must not take the exit code from the first.
       if ((JSON.parse(line) as { step?: number }).step === 4) kill('SIGTERM');
     },
   });
