@@ -67,7 +67,7 @@ export async function* runBenches(benches: Iterable<Bench>, seconds: number, sig
           else bench.baseline.build(own);
           baseline = own;
         }
-        yield resultOf(bench, await compare(kernel, baseline, seconds, signal));
+        yield resultOf(bench, await compare(kernel, baseline, { seconds, signal }));
       } finally {
         kernel.release();
         own?.release();

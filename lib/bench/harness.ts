@@ -4,6 +4,7 @@
  * are its spread, and the ratio is the median of the ratios of neighbouring samples. (Benchmark packages time one function after
  * the other, and would give one of the two the quieter second.)
  */
+import { setTimeout } from 'node:timers/promises';
 import { VltuneError } from '../errors.js';
 
 /** Something that can be run many times at one go. */
@@ -13,7 +14,8 @@ export interface Timed {
 }
 
 export interface Batch {
-  run(): Promise<void>;
+  /** Runs, and tells how many seconds that took. */
+  run(): Promise<number>;
   release(): void;
 }
 
@@ -36,8 +38,21 @@ const SAMPLE_SECONDS = 4e-3;
 const FEWEST_SAMPLES = 7;
 const MOST_CALLS = 4096;
 
-/** Times `kernel` against `baseline` for about `seconds`, and at least seven samples of each. */
-export async function compare(kernel: Timed, baseline: Timed, seconds: number, signal?: AbortSignal): Promise<Comparison> {
+export interface CompareOptions {
+  /** For about how long, and at least seven samples of each. */
+  readonly seconds: number;
+  /** Waits so long before each sample, for one side's threads to leave the cores to the other's. */
+  readonly settleSeconds?: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Times `kernel` against `baseline`. Rejects with ERR_CANCELLED when the signal fires. */
+export async function compare(kernel: Timed, baseline: Timed, options: CompareOptions): Promise<Comparison> {
+  const { seconds, settleSeconds = 0, signal } = options;
+  const sample = async ({ batch, calls }: Calibrated): Promise<number> => {
+    if (settleSeconds > 0) await setTimeout(settleSeconds * 1000);
+    return (await batch.run()) / calls;
+  };
   const first = await calibrate(kernel);
   const second = await calibrate(baseline).catch((error: unknown) => {
     first.batch.release();
@@ -48,8 +63,8 @@ export async function compare(kernel: Timed, baseline: Timed, seconds: number, s
     const end = performance.now() + seconds * 1000;
     while (times[0].length < FEWEST_SAMPLES || performance.now() < end) {
       if (signal?.aborted) throw new VltuneError('ERR_CANCELLED', 'the benchmark was cancelled');
-      times[0].push((await clock(first.batch)) / first.calls);
-      times[1].push((await clock(second.batch)) / second.calls);
+      times[0].push(await sample(first));
+      times[1].push(await sample(second));
     }
     return {
       kernel: timing(times[0]),
@@ -65,22 +80,21 @@ export async function compare(kernel: Timed, baseline: Timed, seconds: number, s
   }
 }
 
+interface Calibrated {
+  readonly batch: Batch;
+  readonly calls: number;
+}
+
 /** Warms up, and finds how many calls fill a sample. */
-async function calibrate(timed: Timed): Promise<{ batch: Batch; calls: number }> {
+async function calibrate(timed: Timed): Promise<Calibrated> {
   for (let calls = 1; ; ) {
     const batch = timed.repeat(calls);
-    await clock(batch);
-    const taken = await clock(batch);
+    await batch.run();
+    const taken = await batch.run();
     if (taken >= SAMPLE_SECONDS || calls === MOST_CALLS) return { batch, calls };
     batch.release();
     calls = Math.min(MOST_CALLS, Math.ceil(calls * Math.min(64, (1.2 * SAMPLE_SECONDS) / taken)));
   }
-}
-
-async function clock(batch: Batch): Promise<number> {
-  const start = performance.now();
-  await batch.run();
-  return (performance.now() - start) / 1000;
 }
 
 export function timing(samples: readonly number[]): Timing {

@@ -75,7 +75,11 @@ export class Recorder implements Builder<Tensor>, Timed {
     const ops = Array.from({ length: calls }, () => once).flat();
     const executable = addon().compile({ dims: {}, values, ops, arena, workspaceOffset: 0, workspaceBytes });
     return {
-      run: () => addon().run(executable, {}),
+      run: async () => {
+        const start = performance.now();
+        await addon().run(executable, {});
+        return (performance.now() - start) / 1000;
+      },
       release: () => {
         addon().release(executable as unknown as Storage);
         addon().release(arena);

@@ -1,7 +1,9 @@
-// Attention on the CPU: the ops of native/ops/attention.h. Here are the checks and the division of work; the arithmetic of a
-// block is in attention/forward.h and attention/backward.h, and of a few queries against a long cache in attention/decode.h.
+// Attention on the CPU: the ops of native/ops/attention.h. Here are the checks and the division of work; the arithmetic
+// of a block is in attention/forward.h and attention/backward.h, and of a few queries against a long cache in
+// attention/decode.h.
 //
-// Every task writes memory of its own and sums in a fixed order, so the result does not depend on the number of threads.
+// Every task writes memory of its own and sums in a fixed order, so the result does not depend on the number of
+// threads.
 #include "../ops/attention.h"
 
 #include <atomic>
@@ -29,7 +31,7 @@ void for_each_task(ThreadPool* pool, int64_t tasks, Body&& body) {
   });
 }
 
-// ---- attention -------------------------------------------------------------------------------------------------------
+// ---- attention ------------------------------------------------------------------------------------------------------
 
 struct Block {
   int32_t begin, end, first;  // the sequence's rows, and the block's first query among them
@@ -40,8 +42,9 @@ int64_t most_blocks(int64_t tokens, int64_t sequences) { return tokens / kQuerie
 template <class D>
 void attention_of(const OpCall& call, const Shape& s, int64_t sequences) {
   auto* blocks = static_cast<Block*>(call.workspace);
-  auto* scratch = reinterpret_cast<ForwardScratch*>(static_cast<char*>(call.workspace) +
-                                                    round_up(sizeof(Block) * static_cast<size_t>(most_blocks(s.tokens, sequences))));
+  auto* scratch = reinterpret_cast<ForwardScratch*>(
+      static_cast<char*>(call.workspace) +
+      round_up(sizeof(Block) * static_cast<size_t>(most_blocks(s.tokens, sequences))));
   const int32_t* bounds = call.in[3].as<int32_t>();
   int64_t count = 0;
   for (int64_t i = 0; i < sequences; ++i) {
@@ -62,10 +65,10 @@ void attention_of(const OpCall& call, const Shape& s, int64_t sequences) {
   });
 }
 
-// ---- attention_backward ----------------------------------------------------------------------------------------------
+// ---- attention_backward ---------------------------------------------------------------------------------------------
 
-// Where a task sums dK and dV, F32 [tokens][width] each. One place a thread, which stays in its cache from one short sequence
-// to the next; or one a key/value head, if there are fewer of these.
+// Where a task sums dK and dV, F32 [tokens][width] each. One place a thread, which stays in its cache from one short
+// sequence to the next; or one a key/value head, if there are fewer of these.
 struct Sums {
   Sums(const Shape& s, int threads) : width(padded(s.head_dim)), by_thread(threads <= s.kv_heads) {
     places = by_thread ? threads : s.kv_heads;
@@ -75,7 +78,9 @@ struct Sums {
   float* dk(float* base, int thread, int64_t kv_head, int64_t row) const {
     return base + (by_thread ? 2 * thread * size : 2 * kv_head * size + row * width);
   }
-  float* dv(float* base, int thread, int64_t kv_head, int64_t row) const { return dk(base, thread, kv_head, row) + size; }
+  float* dv(float* base, int thread, int64_t kv_head, int64_t row) const {
+    return dk(base, thread, kv_head, row) + size;
+  }
 
   int64_t width, places, size;
   bool by_thread;
@@ -102,9 +107,9 @@ void attention_backward_of(const OpCall& call, const Shape& s, int64_t sequences
         const int queries = static_cast<int>(std::min<int64_t>(kQueries, keys - first));
         const int64_t at = (begin + first) * s.q_stride() + head * h;
         backward_block<D>(queries, h, s.scale, s.causal, first, keys, call.in[1].as<D>() + at, call.in[4].as<D>() + at,
-                          call.in[0].as<D>() + at, call.in[5].as<float>() + head * s.tokens + begin + first, s.q_stride(),
-                          call.in[2].as<D>() + kv_at, call.in[3].as<D>() + kv_at, s.kv_stride(), call.out[0].as<D>() + at, dk, dv,
-                          sums.width, scratch[thread]);
+                          call.in[0].as<D>() + at, call.in[5].as<float>() + head * s.tokens + begin + first,
+                          s.q_stride(), call.in[2].as<D>() + kv_at, call.in[3].as<D>() + kv_at, s.kv_stride(),
+                          call.out[0].as<D>() + at, dk, dv, sums.width, scratch[thread]);
       }
     }
     const int rows = static_cast<int>(keys);
@@ -113,7 +118,7 @@ void attention_backward_of(const OpCall& call, const Shape& s, int64_t sequences
   });
 }
 
-// ---- attention_cached ------------------------------------------------------------------------------------------------
+// ---- attention_cached -----------------------------------------------------------------------------------------------
 
 bool few_queries(const Shape& s) { return s.tokens * s.group() <= kDecodeRows; }
 
@@ -135,8 +140,8 @@ void attention_cached_of(const OpCall& call, const Shape& s, int64_t past) {
       const int64_t first = (blocks - 1 - task / s.heads) * kQueries, head = task % s.heads;
       const int queries = static_cast<int>(std::min<int64_t>(kQueries, s.tokens - first));
       const int64_t at = first * s.q_stride() + head * h, kv_at = head / s.group() * h;
-      forward_block<D>(queries, h, s.scale, true, past + first, keys, q + at, s.q_stride(), k_cache + kv_at, v_cache + kv_at, stride,
-                       o + at, nullptr, scratch[thread]);
+      forward_block<D>(queries, h, s.scale, true, past + first, keys, q + at, s.q_stride(), k_cache + kv_at,
+                       v_cache + kv_at, stride, o + at, nullptr, scratch[thread]);
     });
     return;
   }
@@ -232,7 +237,8 @@ void attention_cached(const OpCall& call) {
   const int32_t past = *input(call, 3).as<int32_t>();
   VLTUNE_CHECK(past >= 0 && past + s.tokens <= capacity, "ERR_ARGUMENT",
                "%s: past is %d, expected 0 to %lld (a cache of %lld rows less %lld new ones)", call.op, past,
-               static_cast<long long>(capacity - s.tokens), static_cast<long long>(capacity), static_cast<long long>(s.tokens));
+               static_cast<long long>(capacity - s.tokens), static_cast<long long>(capacity),
+               static_cast<long long>(s.tokens));
   if (s.tokens == 0) return;
   if (s.dtype == DType::F32)
     attention_cached_of<float>(call, s, past);

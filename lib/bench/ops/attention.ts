@@ -6,7 +6,7 @@ import { BYTES, MODELS, type ModelShape, TOKENS } from '../shapes.js';
 
 /** Lengths from 20 to 60 that fill a pack. */
 const SHORT = [23, 57, 31, 44, 20, 60, 38, 27, 52, 41, 35, 49, 35];
-const PACKS = [
+export const ATTENTION_PACKS: readonly { readonly name: string; readonly lengths: readonly number[] }[] = [
   { name: `${TOKENS}`, lengths: [TOKENS] },
   { name: '2048', lengths: [2048] },
   { name: `${TOKENS}/${SHORT.length}`, lengths: SHORT },
@@ -36,7 +36,7 @@ export function attentionBenches(): Bench[] {
       const { heads, kvHeads, headDim } = model;
       const cacheBytes = 2 * (CACHE + 1) * kvHeads * headDim * BYTES[dtype];
       return [
-        ...PACKS.flatMap(({ name, lengths }): Bench[] => {
+        ...ATTENTION_PACKS.flatMap(({ name, lengths }): Bench[] => {
           const shape = `${name}x${heads}/${kvHeads}x${headDim}`;
           // Pairs of query and key that see each other; a product of the forward is 2 * headDim for each.
           const pairs = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);

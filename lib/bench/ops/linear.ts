@@ -48,23 +48,32 @@ function backward(b: Recorder, { x, weight, lora }: Layer, dtype: Float, withLor
   linearBackward(b, { dy, x, weight, a: lora.a, b: lora.b, u, rng: null }, gradients, { scale: 2, dropout: 0, site: 0 });
 }
 
+/** x [rows, width] times a dense weight [out, width]. */
+export function productBench(dtype: Float, rows: number, width: number, out: number): Bench {
+  return {
+    kernel: 'linear',
+    shape: `${rows}x${width}x${out}`,
+    dtype,
+    work: { flops: 2 * rows * width * out },
+    baseline: 'gemm',
+    build: (b) => void linear(b, b.normal([rows, width], dtype), { weight: b.normal([out, width], dtype, 0.02) }),
+  };
+}
+
 export function linearBenches(): Bench[] {
   return FLOATS.flatMap((dtype) =>
     MODELS.flatMap(({ hidden: width, intermediate: out }) => {
       const shape = `${TOKENS}x${width}x${out}`;
       const product = 2 * TOKENS * width * out;
       const adapter = 2 * TOKENS * RANK * (width + out);
-      const bareForward = { name: 'bare product', build: (b: Recorder) => void bare(b) };
+      const bare = productBench(dtype, TOKENS, width, out);
+      const bareForward = { name: 'bare product', build: bare.build };
       const bareBackward = {
         name: 'bare product',
         build: (b: Recorder) => backward(b, layer(b, dtype, width, out, 'dense'), dtype, false),
       };
-      const bare = (b: Recorder): void => {
-        const { x, weight } = layer(b, dtype, width, out, 'dense');
-        linear(b, x, { weight });
-      };
       return [
-        { kernel: 'linear', shape, dtype, work: { flops: product }, baseline: 'gemm' as const, build: bare },
+        bare,
         {
           kernel: 'linear_backward',
           shape,

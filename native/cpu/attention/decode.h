@@ -1,5 +1,6 @@
-// A few queries against a long cache: bound by reading it. Each thread takes a stretch of the cache of one key/value head and
-// reads it once for all queries of that head's group; the stretches' results are then put together in their order.
+// A few queries against a long cache: bound by reading it. Each thread takes a stretch of the cache of one key/value
+// head and reads it once for all queries of that head's group; the stretches' results are then put together in their
+// order.
 #pragma once
 #include <math.h>
 

@@ -1,4 +1,5 @@
-// One block of queries of one head against all keys it may see, block by block with a running softmax (Milakov 2018, Dao 2023).
+// One block of queries of one head against all keys it may see, block by block with a running softmax (Milakov 2018,
+// Dao 2023).
 #pragma once
 #include <math.h>
 
@@ -8,7 +9,8 @@
 
 namespace vltune::cpu::VLTUNE_ISA::attn {
 
-// Which queries of a tile see a key: query i sees key j if j + offset <= i. A tile that is not causal has offset -kKeys.
+// Which queries of a tile see a key: query i sees key j if j + offset <= i. A tile that is not causal has offset
+// -kKeys.
 struct Mask2d {
   int queries, keys, offset;
 
@@ -25,6 +27,23 @@ struct ForwardScratch {
   float maximum[kQueries], sum[kQueries], rescale[kQueries];
 };
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// 2^x for x <= 0, within 1 ulp; NaN stays NaN. Softmax is taken to base 2, with log2(e) inside the scale: half of exp's
+// work.
+inline Vec power_of_two(Vec x) {
+  x = max(broadcast(-150.0f), x);  // in this order NaN passes; 2^-150 rounds to 0
+  const Vec n = round_even(x), r = x - n;
+  // Minimax on [-1/2, 1/2], relative error 2e-9.
+  Vec p = fma(broadcast(0x1.41fbbep-13f), r, broadcast(0x1.5f3e54p-10f));
+  p = fma(p, r, broadcast(0x1.3b2d4cp-7f));
+  p = fma(p, r, broadcast(0x1.c6aee8p-5f));
+  p = fma(p, r, broadcast(0x1.ebfbdcp-3f));
+  p = fma(p, r, broadcast(0x1.62e430p-1f));
+  p = fma(p, r, broadcast(1.0f));
+  return scale_by_power(p, n);
+}
+
 inline Vec lane_numbers() {
   alignas(64) static constexpr float kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return load(kNumbers);
@@ -33,14 +52,15 @@ inline Vec lane_numbers() {
 // scores[key][query] = K Q^T for the pairs that the mask leaves (and some beside them)
 inline void score_tile(const Mask2d& mask, int h, const float* k, const float* q_transposed, float* scores) {
   product<kRowStride, 1>(
-      mask.keys, k, q_transposed, kTileStride, scores, kTileStride, Start::kZero, nullptr, [&](int, int) { return Range{0, h}; },
+      mask.keys, k, q_transposed, kTileStride, scores, kTileStride, Start::kZero, nullptr,
+      [&](int, int) { return Range{0, h}; },
       [&](int begin, int) { return Range{mask.first_query(begin) / kLanes, vectors(mask.queries)}; });
 }
 
-// Replaces scores by exp(scale * score - maximum), 0 where masked, and brings maximum, sum and rescale (what former sums and
-// outputs are to be multiplied by) up to date.
+// Replaces scores by exp(scale * score - maximum), 0 where masked, and brings maximum, sum and rescale (what former
+// sums and outputs are to be multiplied by) up to date.
 inline void softmax_tile(const Mask2d& mask, float scale, float* scores, float* maximum, float* sum, float* rescale) {
-  const Vec factor = broadcast(scale), lanes = lane_numbers();
+  const Vec factor = broadcast(scale * kLog2E), lanes = lane_numbers();
   const Vec minus_infinity = broadcast(-std::numeric_limits<float>::infinity());
   for (int q = 0; q < mask.queries; q += kLanes) {
     float* column = scores + q;
@@ -58,28 +78,28 @@ inline void softmax_tile(const Mask2d& mask, float scale, float* scores, float* 
     const Vec before = load(maximum + q), now = max(before, max(most, other) * factor), negated = zero() - now;
     Vec total = zero();
     for (key = 0; key < whole; ++key) {
-      const Vec p = exp(fma(load(column + key * kTileStride), factor, negated));
+      const Vec p = power_of_two(fma(load(column + key * kTileStride), factor, negated));
       store(column + key * kTileStride, p);
       total = total + p;
     }
     for (; key < seen; ++key) {
-      const Vec p = select(hidden(key), zero(), exp(fma(load(column + key * kTileStride), factor, negated)));
+      const Vec p = select(hidden(key), zero(), power_of_two(fma(load(column + key * kTileStride), factor, negated)));
       store(column + key * kTileStride, p);
       total = total + p;
     }
     for (; key < mask.keys; ++key) store(column + key * kTileStride, zero());
-    const Vec shrink = exp(before - now);
+    const Vec shrink = power_of_two(before - now);
     store(maximum + q, now);
     store(rescale + q, shrink);
     store(sum + q, fma(load(sum + q), shrink, total));
   }
 }
 
-// q, k, v, o: first element of the head, in the block's first query and in key 0. first: the key that query 0 stands at; with
-// causal, query i sees the keys 0..first + i of `keys`. lse may be null.
+// q, k, v, o: first element of the head, in the block's first query and in key 0. first: the key that query 0 stands
+// at; with causal, query i sees the keys 0..first + i of `keys`. lse may be null.
 template <class D>
-void forward_block(int queries, int h, float scale, bool causal, int64_t first, int64_t keys, const D* q, int64_t q_stride,
-                   const D* k, const D* v, int64_t kv_stride, D* o, float* lse, ForwardScratch& s) {
+void forward_block(int queries, int h, float scale, bool causal, int64_t first, int64_t keys, const D* q,
+                   int64_t q_stride, const D* k, const D* v, int64_t kv_stride, D* o, float* lse, ForwardScratch& s) {
   transpose_operand(queries, h, q, q_stride, s.q_transposed, s.o);
   for (int i = 0; i < kQueries; ++i) {
     s.maximum[i] = -std::numeric_limits<float>::infinity();
@@ -96,13 +116,14 @@ void forward_block(int queries, int h, float scale, bool causal, int64_t first, 
     softmax_tile(mask, scale, s.scores, s.maximum, s.sum, s.rescale);
     product<1, kTileStride>(
         queries, s.scores, s.v, kRowStride, s.o, kRowStride, k0 == 0 ? Start::kZero : Start::kScale, s.rescale,
-        [&](int, int r_end) { return Range{0, mask.keys_seen(r_end - 1)}; }, [&](int, int) { return Range{0, vectors(h)}; });
+        [&](int, int r_end) { return Range{0, mask.keys_seen(r_end - 1)}; },
+        [&](int, int) { return Range{0, vectors(h)}; });
   }
   for (int i = 0; i < queries; ++i) {
     const Vec inverse = broadcast(1.0f / s.sum[i]);
     float* row = s.o + i * kRowStride;
     for (int d = 0; d < h; d += kLanes) store(row + d, load(row + d) * inverse);
-    if (lse) lse[i] = s.maximum[i] + logf(s.sum[i]);
+    if (lse) lse[i] = s.maximum[i] * kLn2 + logf(s.sum[i]);
   }
   store_rows(queries, h, s.o, kRowStride, o, q_stride);
 }

@@ -1,5 +1,5 @@
-// What the attention ops have in common: their attributes, and the sequences' bounds. Every error names the op, the operand or
-// attribute, what was expected and what came.
+// What the attention ops have in common: their attributes, and the sequences' bounds. Every error names the op, the
+// operand or attribute, what was expected and what came.
 #pragma once
 #include "../../ops/attention.h"
 #include "../../ops/check.h"
@@ -37,11 +37,13 @@ inline Shape shape_of(const OpCall& call, const Tensor& q) {
   s.heads = count("heads", kMostHeads);
   s.kv_heads = count("kv_heads", kMostHeads);
   s.head_dim = count("head_dim", kMaxHeadDim);
-  VLTUNE_CHECK(s.heads % s.kv_heads == 0, "ERR_ARGUMENT", "%s: attribute heads is %lld, expected a multiple of kv_heads, %lld",
-               call.op, static_cast<long long>(s.heads), static_cast<long long>(s.kv_heads));
+  VLTUNE_CHECK(s.heads % s.kv_heads == 0, "ERR_ARGUMENT",
+               "%s: attribute heads is %lld, expected a multiple of kv_heads, %lld", call.op,
+               static_cast<long long>(s.heads), static_cast<long long>(s.kv_heads));
   // Positive, because the running maximum of the scores is taken before they are scaled.
   const double scale = attribute("scale");
-  VLTUNE_CHECK(scale > 0 && scale < 3e38, "ERR_ARGUMENT", "%s: attribute scale is %g, expected a positive number", call.op, scale);
+  VLTUNE_CHECK(scale > 0 && scale < 3e38, "ERR_ARGUMENT", "%s: attribute scale is %g, expected a positive number",
+               call.op, scale);
   s.scale = static_cast<float>(scale);
   s.causal = call.attrs->flag("causal");
   check_operand(call, q, "q", kIsActivation, {kAny, s.q_stride()});
@@ -60,15 +62,16 @@ inline void check_keys(const OpCall& call, const Tensor& tensor, const char* nam
 // Number of sequences. The last check of a run: data is read only after all shapes hold.
 inline int64_t check_bounds(const OpCall& call, const Tensor& bounds, int64_t tokens) {
   check_operand(call, bounds, "bounds", kIsI32, {kAny});
-  VLTUNE_CHECK(bounds.shape[0] >= 1, "ERR_SHAPE", "%s: bounds has shape [0], expected one more than there are sequences", call.op);
+  VLTUNE_CHECK(bounds.shape[0] >= 1, "ERR_SHAPE",
+               "%s: bounds has shape [0], expected one more than there are sequences", call.op);
   const int32_t* b = bounds.as<int32_t>();
   const int64_t sequences = bounds.shape[0] - 1;
   VLTUNE_CHECK(b[0] == 0, "ERR_ARGUMENT", "%s: bounds[0] is %d, expected 0", call.op, b[0]);
   for (int64_t s = 1; s <= sequences; ++s)
-    VLTUNE_CHECK(b[s] >= b[s - 1], "ERR_ARGUMENT", "%s: bounds[%lld] is %d, expected at least bounds[%lld], %d", call.op,
-                 static_cast<long long>(s), b[s], static_cast<long long>(s - 1), b[s - 1]);
-  VLTUNE_CHECK(b[sequences] == tokens, "ERR_ARGUMENT", "%s: bounds[%lld] is %d, expected the number of tokens, %lld", call.op,
-               static_cast<long long>(sequences), b[sequences], static_cast<long long>(tokens));
+    VLTUNE_CHECK(b[s] >= b[s - 1], "ERR_ARGUMENT", "%s: bounds[%lld] is %d, expected at least bounds[%lld], %d",
+                 call.op, static_cast<long long>(s), b[s], static_cast<long long>(s - 1), b[s - 1]);
+  VLTUNE_CHECK(b[sequences] == tokens, "ERR_ARGUMENT", "%s: bounds[%lld] is %d, expected the number of tokens, %lld",
+               call.op, static_cast<long long>(sequences), b[sequences], static_cast<long long>(tokens));
   return sequences;
 }
 

@@ -1,7 +1,8 @@
 // The small dense products that attention is made of, on tiles that stay in the first two caches.
 //
-// A tile of scores is kept transposed: [keys][queries], with the queries in the vector lanes. Then the running maximum and sum
-// of the softmax are lane by lane, and its scores serve as the left factor of every product that follows, along either axis.
+// A tile of scores is kept transposed: [keys][queries], with the queries in the vector lanes. Then the running maximum
+// and sum of the softmax are lane by lane, and its scores serve as the left factor of every product that follows, along
+// either axis.
 //
 //   scores   S^T [key][query]   = K  [key][h]     * Q^T [h][query]      left factor: rows apart kRowStride, terms 1
 //   output   O   [query][h]    += P  [query][key] * V   [key][h]        left factor: rows 1 apart, terms kTileStride
@@ -94,8 +95,8 @@ struct Range {
   int begin, end;
 };
 
-// c[rows][lanes] = start + a * b, where the group of rows that begins at r sums only the terms terms(r, r_end) and computes
-// only the vectors of lanes lanes(r, r_end).
+// c[rows][lanes] = start + a * b, where the group of rows that begins at r sums only the terms terms(r, r_end) and
+// computes only the vectors of lanes lanes(r, r_end).
 template <int RowStep, int TermStep, class Terms, class Lanes>
 void product(int rows, const float* a, const float* b, int64_t b_stride, float* c, int64_t c_stride, Start start,
              const float* row_scale, Terms&& terms, Lanes&& lanes) {
@@ -109,14 +110,14 @@ void product(int rows, const float* a, const float* b, int64_t b_stride, float* 
       const Range own = lanes(r, r + count), term = terms(r, r + count);
       if (v + 2 <= own.begin || v >= own.end) continue;
       const auto& tile = v + 1 < all.end ? kTwo : kOne;
-      tile[static_cast<size_t>(count - 1)](term.end - term.begin, a + r * RowStep + term.begin * TermStep,
-                                           b + term.begin * b_stride + v * kLanes, b_stride, c + r * c_stride + v * kLanes,
-                                           c_stride, start, row_scale ? row_scale + r : nullptr);
+      tile[static_cast<size_t>(count - 1)](
+          term.end - term.begin, a + r * RowStep + term.begin * TermStep, b + term.begin * b_stride + v * kLanes,
+          b_stride, c + r * c_stride + v * kLanes, c_stride, start, row_scale ? row_scale + r : nullptr);
     }
   }
 }
 
-// ---- bringing rows of the operands into tiles ------------------------------------------------------------------------
+// ---- bringing rows of the operands into tiles -----------------------------------------------------------------------
 
 // to[r][d] = from[r][d], in F32, with zeros up to a whole vector.
 template <class D>
@@ -140,8 +141,8 @@ void store_rows(int rows, int h, const float* from, int64_t from_stride, D* to, 
 #if defined(__AVX512F__)
 // to[d][r] = from[r][d] for 16 rows and 16 d.
 inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-  // Quarters of rows r, r+4, r+8, r+12 are put beside each other while they are loaded; then each 128-bit lane is a 4 x 4
-  // transposition, the same for all lanes.
+  // Quarters of rows r, r+4, r+8, r+12 are put beside each other while they are loaded; then each 128-bit lane is a 4 x
+  // 4 transposition, the same for all lanes.
   for (int d = 0; d < 16; d += 4) {
     __m512 q[4];
     for (int i = 0; i < 4; ++i) {

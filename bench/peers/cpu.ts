@@ -1,0 +1,374 @@
+/**
+ * vltune beside its peers on this machine's CPU: torch's kernels, bitsandbytes' NF4, and a LoRA training step of transformers and
+ * PEFT. Kernels are sampled in turn with a Python process that waits in between; training runs alternate as whole processes.
+ *
+ *     npm run bench:peers -- --python PATH [--threads N] [--time S] [--steps N] [--rounds N] [--only kernels|training] [--filter TEXT] [--json]
+ *
+ * PATH is a Python with torch, and for the respective rows bitsandbytes, transformers and PEFT.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { type Bench, benchName, type Float, runBenches } from '../../lib/bench/bench.js';
+import { type Batch, compare, quantile, type Timed } from '../../lib/bench/harness.js';
+import { ATTENTION_PACKS } from '../../lib/bench/ops/attention.js';
+import { allBenches } from '../../lib/bench/ops/index.js';
+import { productBench } from '../../lib/bench/ops/linear.js';
+import { Recorder } from '../../lib/bench/recorder.js';
+import { MODELS, TOKENS } from '../../lib/bench/shapes.js';
+import { formatBytes, formatTable } from '../../lib/cli/output.js';
+import { addon, PACKAGE_ROOT } from '../../lib/native.js';
+
+const { values: options } = parseArgs({
+  options: {
+    python: { type: 'string' },
+    threads: { type: 'string', default: String(addon().cpuInfo().threads) },
+    time: { type: 'string', default: '0.5' },
+    steps: { type: 'string', default: '8' },
+    rounds: { type: 'string', default: '2' },
+    only: { type: 'string' },
+    filter: { type: 'string', default: '' },
+    json: { type: 'boolean', default: false },
+  },
+});
+const threads = numberOption('threads', options.threads);
+const python = options.python ?? '';
+if (!existsSync(python)) usage(`--python: expected a Python interpreter with torch, got ${JSON.stringify(options.python ?? '')}`);
+if (options.only !== undefined && !['kernels', 'training'].includes(options.only)) {
+  usage(`--only: expected kernels or training, got ${JSON.stringify(options.only)}`);
+}
+
+/** Sources are not compiled: the Python files lie where they were written. */
+const PEERS = join(PACKAGE_ROOT, 'bench', 'peers');
+/** torch's idle threads spin for some milliseconds. */
+const SETTLE_SECONDS = 0.02;
+
+function usage(message: string): never {
+  process.stderr.write(`bench:peers: ${message}\n`);
+  process.exit(2);
+}
+
+function numberOption(name: string, text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) usage(`--${name}: expected a number above 0, got ${JSON.stringify(text)}`);
+  return value;
+}
+
+// ---- kernels ---------------------------------------------------------------------------------------------------------
+
+/** A case of bench/peers/peer_kernels.py. */
+type PeerCase = Readonly<Record<string, unknown>> & { readonly op: string; readonly dtype: Float };
+
+interface Pair {
+  readonly bench: Bench;
+  readonly peer: PeerCase;
+  readonly peerName: string;
+  /** Whether the bench's own baseline is shown too. */
+  readonly withBaseline: boolean;
+}
+
+function benchNamed(kernel: string, shape: string, dtype: Float): Bench {
+  const bench = allBenches().find((b) => b.kernel === kernel && b.shape === shape && b.dtype === dtype);
+  if (!bench) throw new Error(`no benchmark named ${benchName({ kernel, shape, dtype })}`);
+  return bench;
+}
+
+function pairs(): Pair[] {
+  const all: Pair[] = [];
+  const add = (
+    bench: Bench,
+    peer: Readonly<Record<string, unknown>> & { op: string },
+    peerName = 'torch',
+    withBaseline = false,
+  ) => all.push({ bench, peer: { ...peer, dtype: bench.dtype }, peerName, withBaseline });
+  for (const dtype of ['f32', 'bf16'] as const) {
+    for (const n of [512, 1024, 2048]) add(productBench(dtype, n, n, n), { op: 'linear', rows: n, in: n, out: n });
+    for (const { hidden, intermediate } of MODELS) {
+      const shape = `${TOKENS}x${hidden}x${intermediate}`;
+      for (const op of ['linear', 'linear_backward']) {
+        add(benchNamed(op, shape, dtype), { op, rows: TOKENS, in: hidden, out: intermediate });
+      }
+    }
+    for (const { heads, kvHeads, headDim } of MODELS) {
+      for (const { name, lengths } of ATTENTION_PACKS) {
+        for (const op of ['attention', 'attention_backward']) {
+          const bench = benchNamed(op, `${name}x${heads}/${kvHeads}x${headDim}`, dtype);
+          add(bench, { op, lengths, heads, kv_heads: kvHeads, dim: headDim }, 'torch SDPA');
+        }
+      }
+    }
+    for (const { hidden: columns, intermediate: rows } of MODELS) {
+      const shape = `${rows}x${columns}`;
+      add(benchNamed('nf4_quantize', shape, dtype), { op: 'nf4_quantize', rows, columns }, 'bitsandbytes', true);
+      add(
+        benchNamed('nf4_dequantize', shape, dtype),
+        { op: 'nf4_dequantize', rows, columns, nested: false },
+        'bitsandbytes',
+        true,
+      );
+      add(
+        benchNamed('nf4_dequantize nested', shape, dtype),
+        { op: 'nf4_dequantize', rows, columns, nested: true },
+        'bitsandbytes',
+        true,
+      );
+    }
+  }
+  const words = options.filter.split(/\s+/).filter((word) => word !== '');
+  return all.filter(({ bench }) => words.every((word) => benchName(bench).includes(word)));
+}
+
+/** bench/peers/peer_kernels.py, waiting for requests. */
+class PeerProcess {
+  readonly #child: ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor() {
+    this.#child = spawn(python, [join(PEERS, 'peer_kernels.py'), String(threads)], { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
+  }
+
+  async ask(request: object): Promise<Readonly<Record<string, unknown>>> {
+    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
+    const { value, done } = await this.#lines.next();
+    if (done) throw new Error('the Python process ended early; its message is above');
+    return JSON.parse(value as string) as Record<string, unknown>;
+  }
+
+  /** The case that was asked for last. */
+  readonly timed: Timed = {
+    repeat: (calls): Batch => ({ run: async () => (await this.ask({ calls })).seconds as number, release: () => {} }),
+  };
+
+  async end(): Promise<void> {
+    this.#child.stdin!.end();
+    if (this.#child.exitCode === null) await once(this.#child, 'exit');
+  }
+}
+
+async function kernels(): Promise<void> {
+  const seconds = numberOption('time', options.time);
+  const rows: string[][] = [];
+  const peer = new PeerProcess();
+  addon().setThreads(threads);
+  try {
+    for (const { bench, peer: peerCase, peerName, withBaseline } of pairs()) {
+      const answer = await peer.ask({ case: peerCase });
+      const recorder = new Recorder();
+      try {
+        bench.build(recorder);
+        const rate = (time: number): number => ('bytes' in bench.work ? bench.work.bytes : bench.work.flops) / time / 1e9;
+        const unit = 'bytes' in bench.work ? 'GB/s' : 'GFLOP/s';
+        if (answer.missing !== undefined) {
+          process.stderr.write(`${benchName(bench)}: ${peerName} cannot run this: ${String(answer.missing)}\n`);
+          continue;
+        }
+        const result = await compare(recorder, peer.timed, { seconds, settleSeconds: SETTLE_SECONDS });
+        let baseline: { name: string; ratio: number } | undefined;
+        if (withBaseline)
+          for await (const own of runBenches([bench], seconds)) baseline = { name: own.baseline.name, ratio: own.ratio };
+        const { kernel, shape, dtype } = bench;
+        emit({
+          event: 'kernel',
+          kernel,
+          shape,
+          dtype,
+          threads,
+          unit,
+          vltune: rate(result.kernel.seconds),
+          peer: peerName,
+          peer_rate: rate(result.baseline.seconds),
+          ratio: result.timeRatio,
+          ...(baseline && { baseline: baseline.name, baseline_ratio: baseline.ratio }),
+        });
+        const spread = Math.round((50 * (result.kernel.high - result.kernel.low)) / result.kernel.seconds);
+        rows.push([
+          kernel,
+          shape,
+          dtype,
+          rate(result.kernel.seconds).toPrecision(3),
+          `${spread}%`,
+          rate(result.baseline.seconds).toPrecision(3),
+          unit,
+          result.timeRatio.toFixed(2),
+          peerName,
+          baseline ? `${baseline.ratio.toFixed(2)} of ${baseline.name}` : '',
+        ]);
+        note(rows.at(-1)!.join('  '));
+      } finally {
+        recorder.release();
+      }
+    }
+  } finally {
+    await peer.end();
+  }
+  table(['kernel', 'shape', 'dtype', 'vltune', '±', 'peer', '', 'times', 'peer is', 'and'], rows, [3, 4, 5, 7]);
+}
+
+// ---- training --------------------------------------------------------------------------------------------------------
+
+const TRAINED = [
+  { name: '100 M', shape: { hidden: 768, intermediate: 2048, layers: 10, heads: 12, kv_heads: 4, head_dim: 64, vocab: 32_000 } },
+  { name: 'tiny', shape: { hidden: 192, intermediate: 512, layers: 6, heads: 6, kv_heads: 2, head_dim: 32, vocab: 2048 } },
+] as const;
+const WARM_UP = 2;
+
+interface TrainingRun {
+  readonly tokensPerSecond: number[];
+  readonly peakBytes: number;
+}
+
+async function* jsonLines(
+  command: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+): AsyncGenerator<Record<string, unknown>> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
+  let errors = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    errors = (errors + text).slice(-4000);
+  });
+  for await (const line of createInterface({ input: child.stdout }))
+    if (line.startsWith('{')) yield JSON.parse(line) as Record<string, unknown>;
+  if (child.exitCode === null) await once(child, 'exit');
+  if (child.exitCode !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${child.exitCode}:\n${errors}`);
+}
+
+async function trainVltune(model: string, dataset: string, output: string, steps: number): Promise<TrainingRun> {
+  const args = [
+    join(PACKAGE_ROOT, 'dist', 'lib', 'cli', 'main.js'),
+    ...['train', '--json', '--model', model, '--dataset', dataset, '--output-dir', output],
+    ...['--no-load-in-4bit', '--dtype', 'float32', '--optim', 'adamw_torch', '--text-format', 'plain', '--no-packing'],
+    ...['--per-device-train-batch-size', '1', '--gradient-accumulation-steps', '1', '--max-length', String(TOKENS)],
+    ...['--max-steps', String(steps), '--logging-steps', '1', '--save-strategy', 'no'],
+  ];
+  const run = { tokensPerSecond: [] as number[], peakBytes: 0 };
+  for await (const event of jsonLines(process.execPath, args, { ...process.env, VLTUNE_NUM_THREADS: String(threads) })) {
+    if (event.event === 'step') {
+      if (event.num_tokens !== TOKENS)
+        throw new Error(`vltune: an update of ${String(event.num_tokens)} tokens, expected ${TOKENS}`);
+      run.tokensPerSecond.push(event.tokens_per_second as number);
+    }
+    if (event.event === 'end') run.peakBytes = event.peak_memory_bytes as number;
+  }
+  return run;
+}
+
+async function trainPeer(model: string, steps: number): Promise<TrainingRun> {
+  const args = [
+    join(PEERS, 'peer_train.py'),
+    model,
+    '--threads',
+    String(threads),
+    '--tokens',
+    String(TOKENS),
+    '--steps',
+    String(steps),
+  ];
+  const run = { tokensPerSecond: [] as number[], peakBytes: 0 };
+  for await (const { seconds, peak_memory_bytes: peak } of jsonLines(python, args, process.env)) {
+    if (typeof seconds === 'number') run.tokensPerSecond.push(TOKENS / seconds);
+    if (typeof peak === 'number') run.peakBytes = peak;
+  }
+  return run;
+}
+
+/** Rows whose text is far longer than a row may be: every update has as many tokens. */
+function writeRows(path: string, count: number): void {
+  const words = 'the of and to in is that for it as was with be by on not he his but at are this have from'.split(' ');
+  const text = (seed: number): string =>
+    Array.from({ length: 900 }, (_, i) => words[(i * 7 + seed * 13 + ((i * i) % 11)) % words.length]).join(' ');
+  const row = (seed: number): string =>
+    JSON.stringify({
+      messages: [
+        { role: 'user', content: text(seed) },
+        { role: 'assistant', content: text(seed + 1) },
+      ],
+    });
+  writeFileSync(path, `${Array.from({ length: count }, (_, i) => row(i)).join('\n')}\n`);
+}
+
+async function training(): Promise<void> {
+  const steps = Math.round(numberOption('steps', options.steps)) + WARM_UP;
+  const rounds = Math.round(numberOption('rounds', options.rounds));
+  const folder = mkdtempSync(join(tmpdir(), 'vltune-peers-'));
+  const rows: string[][] = [];
+  try {
+    const dataset = join(folder, 'rows.jsonl');
+    writeRows(dataset, steps);
+    for (const { name, shape } of TRAINED) {
+      const model = join(folder, name.replace(' ', ''));
+      mkdirSync(model);
+      execFileSync(python, [join(PEERS, 'make_model.py'), JSON.stringify(shape), model], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      const runs: { vltune: TrainingRun[]; peer: TrainingRun[] } = { vltune: [], peer: [] };
+      for (let round = 0; round < rounds; round++) {
+        runs.vltune.push(await trainVltune(model, dataset, join(folder, `${name}-${round}`), steps));
+        runs.peer.push(await trainPeer(model, steps));
+      }
+      const speed = (of: TrainingRun[]): number =>
+        quantile(
+          of.flatMap((run) => run.tokensPerSecond.slice(WARM_UP)),
+          0.5,
+        );
+      const peak = (of: TrainingRun[]): number => Math.max(...of.map((run) => run.peakBytes));
+      const [ours, theirs] = [speed(runs.vltune), speed(runs.peer)];
+      const [ourPeak, theirPeak] = [peak(runs.vltune), peak(runs.peer)];
+      emit({
+        event: 'training',
+        model: name,
+        ...shape,
+        threads,
+        tokens: TOKENS,
+        vltune: ours,
+        vltune_peak_bytes: ourPeak,
+        peer: 'transformers + PEFT',
+        peer_rate: theirs,
+        peer_peak_bytes: theirPeak,
+        ratio: ours / theirs,
+        memory_ratio: ourPeak / theirPeak,
+      });
+      rows.push([
+        name,
+        `${ours.toFixed(0)}`,
+        `${theirs.toFixed(0)}`,
+        (ours / theirs).toFixed(2),
+        formatBytes(ourPeak),
+        formatBytes(theirPeak),
+        (ourPeak / theirPeak).toFixed(2),
+      ]);
+      note(rows.at(-1)!.join('  '));
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+  table(
+    [`LoRA step, F32, ${TOKENS} tokens`, 'vltune tok/s', 'transformers+PEFT tok/s', 'times', 'vltune peak', 'peer peak', 'of it'],
+    rows,
+    [1, 2, 3, 4, 5, 6],
+  );
+}
+
+// ---- output ----------------------------------------------------------------------------------------------------------
+
+function emit(value: Readonly<Record<string, unknown>>): void {
+  if (options.json) process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+function note(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[], right: readonly number[]): void {
+  if (!options.json) process.stdout.write(`\n${formatTable(head, rows, right)}\n`);
+}
+
+const { model, isa } = addon().cpuInfo();
+note(`${model}, ${isa}, ${threads} threads on both sides`);
+if (options.only !== 'training') await kernels();
+if (options.only !== 'kernels') await training();
