@@ -31,7 +31,14 @@ export class VltuneError extends Error {
 }
 
 /** Codes that are the user's to mend: the command line prints the message alone and exits with 2. */
-const USER_CODES: ReadonlySet<string> = new Set(['ERR_USAGE', 'ERR_BAD_DATA', 'ERR_BAD_CHECKPOINT', 'ERR_BAD_ADAPTER', 'ERR_NOT_FOUND', 'ERR_UNSUPPORTED']);
+const USER_CODES: ReadonlySet<string> = new Set([
+  'ERR_USAGE',
+  'ERR_BAD_DATA',
+  'ERR_BAD_CHECKPOINT',
+  'ERR_BAD_ADAPTER',
+  'ERR_NOT_FOUND',
+  'ERR_UNSUPPORTED',
+]);
 
 export function isUserError(error: unknown): boolean {
   return error instanceof Error && USER_CODES.has((error as { code?: string }).code ?? '');

@@ -125,7 +125,12 @@ export interface Addon {
   copy(to: Storage, toOffset: number, from: Storage, fromOffset: number, bytes: number): void;
 
   /** Runs one op now, on this thread. `null` stands for an absent operand. */
-  call(op: string, inputs: readonly (TensorRef | null)[], outputs: readonly (TensorRef | null)[], attrs: Readonly<Record<string, number>>): void;
+  call(
+    op: string,
+    inputs: readonly (TensorRef | null)[],
+    outputs: readonly (TensorRef | null)[],
+    attrs: Readonly<Record<string, number>>,
+  ): void;
   /** Runs one op on a worker thread. */
   callAsync(
     op: string,

@@ -5,8 +5,13 @@ import { headerFolder, main, ROOT, runBin } from './setup.mjs';
 
 await main(() => {
   const headers = headerFolder();
-  runBin('prebuildify', 'bin.js', ['--napi', '--strip', '--tag-libc', `--node-gyp=${join(ROOT, 'node_modules', '.bin', 'node-gyp')}`], {
-    live: true,
-    env: headers === undefined ? {} : { npm_config_nodedir: headers },
-  });
+  runBin(
+    'prebuildify',
+    'bin.js',
+    ['--napi', '--strip', '--tag-libc', `--node-gyp=${join(ROOT, 'node_modules', '.bin', 'node-gyp')}`],
+    {
+      live: true,
+      env: headers === undefined ? {} : { npm_config_nodedir: headers },
+    },
+  );
 });

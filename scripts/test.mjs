@@ -67,7 +67,9 @@ await main(async () => {
     isReady = true;
   });
   if (isReady) {
-    check('lint and format', () => runBin('@biomejs/biome', 'bin/biome', ['ci', '--error-on-warnings', '--colors=off', '--max-diagnostics=30', '.']));
+    check('lint and format', () =>
+      runBin('@biomejs/biome', 'bin/biome', ['ci', '--error-on-warnings', '--colors=off', '--max-diagnostics=30', '.']),
+    );
     compileCuda();
     await runTests(process.argv.slice(2));
   }

@@ -36,8 +36,11 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
     if (error instanceof UsageExit) return error.exitCode;
     return report(error);
   } finally {
-    process.off('SIGINT', onSignal);
-    process.off('SIGTERM', onSignal);
+    // Once interrupted the process is about to end with its own exit code: a late second signal must not take that from it.
+    if (!interrupt.signal.aborted) {
+      process.off('SIGINT', onSignal);
+      process.off('SIGTERM', onSignal);
+    }
   }
 }
 

@@ -42,7 +42,8 @@ export class DecoderSession {
     this.#vocabSize = text.vocabSize;
 
     const graph = new Graph({ tokens: Math.min(PREFILL_TOKENS, capacity) });
-    const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) => graph.value('io', name, ioDtype, shape);
+    const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
+      graph.value('io', name, ioDtype, shape);
     const weights = new GraphWeights(graph, frozen, trainables, null);
     const past = input('past', 'i32', 1);
     const heads = { heads: text.heads, kvHeads: text.kvHeads, headDim: text.headDim, causal: true };
@@ -51,7 +52,8 @@ export class DecoderSession {
       ids: input('ids', 'i32', 'tokens'),
       positions: input('positions', 'i32', 3, 'tokens'),
       dtype,
-      attend: (layer, q, k, v) => attentionCached(graph, q, k, v, past, { k: cache(`${layer}.k`), v: cache(`${layer}.v`) }, heads),
+      attend: (layer, q, k, v) =>
+        attentionCached(graph, q, k, v, past, { k: cache(`${layer}.k`), v: cache(`${layer}.v`) }, heads),
     });
     const last = selectRows(graph, hidden, input('row', 'i32', 1));
     const logits = linear(graph, last, { weight: weights.tensor(spec.head) }).y;
@@ -73,7 +75,8 @@ export class DecoderSession {
     for (const value of graph.values) {
       if (value.kind === 'io') places.set(value, this.#io.place(value));
       else if (value.kind === 'weight') places.set(value, frozen.place(value.name));
-      else if (value.kind === 'param') places.set(value, { storage: params, offset: trainables.layout.get(value.name)!.offset * 4 });
+      else if (value.kind === 'param')
+        places.set(value, { storage: params, offset: trainables.layout.get(value.name)!.offset * 4 });
       else if (value.kind === 'state') {
         places.set(value, { storage: cacheStorage, offset });
         offset += align(valueBytes(value, graph.dims));
@@ -96,13 +99,19 @@ export class DecoderSession {
   async read(ids: ArrayLike<number>, signal?: AbortSignal): Promise<Float32Array> {
     if (ids.length === 0) throw new VltuneError('ERR_USAGE', 'the prompt holds no token');
     if (this.#length + ids.length > this.capacity) {
-      throw new VltuneError('ERR_INTERNAL', `the cache has room for ${this.capacity} tokens, not for ${this.#length + ids.length}`);
+      throw new VltuneError(
+        'ERR_INTERNAL',
+        `the cache has room for ${this.capacity} tokens, not for ${this.#length + ids.length}`,
+      );
     }
     for (let at = 0; at < ids.length; at += PREFILL_TOKENS) {
       const chunk = Int32Array.from({ length: Math.min(PREFILL_TOKENS, ids.length - at) }, (_, i) => ids[at + i]!);
       const n = chunk.length;
       this.#io.write('ids', chunk);
-      this.#io.write('positions', Int32Array.from({ length: 3 * n }, (_, i) => this.#length + (i % n)));
+      this.#io.write(
+        'positions',
+        Int32Array.from({ length: 3 * n }, (_, i) => this.#length + (i % n)),
+      );
       this.#io.write('past', Int32Array.of(this.#length));
       this.#io.write('row', Int32Array.of(n - 1));
       await this.#program.run({ tokens: n }, signal);

@@ -1,6 +1,7 @@
 /** Text from a model: prompt, chat or raw, to tokens, one by one. */
-import { ChatTemplate } from '../data/template.js';
+
 import type { Message } from '../data/read.js';
+import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf } from '../models/adapters.js';
@@ -99,7 +100,12 @@ export class Generator {
     const dtype = options.dtype === 'float32' ? 'f32' : 'bf16';
     const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
     const trainables = adapter ? adaptersOf(opened.spec, adapter, 0) : Trainables.none();
-    const frozen = new FrozenWeights(opened, { dtype, loadIn4bit: options.loadIn4bit ?? false, doubleQuant: true, skip: () => false });
+    const frozen = new FrozenWeights(opened, {
+      dtype,
+      loadIn4bit: options.loadIn4bit ?? false,
+      doubleQuant: true,
+      skip: () => false,
+    });
     const [tokenizer, defaults] = await Promise.all([Tokenizer.load(folder), readGenerationConfig(folder)]);
     await frozen.load('cpu', options.onProgress, options.signal);
     const params = addon().allocate(trainables.layout.elements * 4, 'cpu');
@@ -115,7 +121,10 @@ export class Generator {
     const maxNewTokens = Math.min(options.maxNewTokens ?? this.#defaults.maxNewTokens, maxPositions - promptIds.length);
     if (promptIds.length === 0) throw new VltuneError('ERR_USAGE', 'the prompt is empty: there is no token to start from');
     if (maxNewTokens < 1) {
-      throw new VltuneError('ERR_USAGE', `the prompt has ${promptIds.length} tokens, the model takes ${maxPositions} (max_position_embeddings) with at least one new`);
+      throw new VltuneError(
+        'ERR_USAGE',
+        `the prompt has ${promptIds.length} tokens, the model takes ${maxPositions} (max_position_embeddings) with at least one new`,
+      );
     }
     const session = this.#sessionFor(promptIds.length + maxNewTokens);
     session.reset();
@@ -174,7 +183,8 @@ export class Generator {
   /** The ids that a prompt is read as. */
   async promptIds(options: GenerateOptions): Promise<Int32Array> {
     const given = [options.prompt, options.messages, options.raw].filter((value) => value !== undefined);
-    if (given.length !== 1) throw new VltuneError('ERR_USAGE', `expected one of prompt, messages and raw, got ${given.length} of them`);
+    if (given.length !== 1)
+      throw new VltuneError('ERR_USAGE', `expected one of prompt, messages and raw, got ${given.length} of them`);
     if (options.raw !== undefined) return this.#tokenizer.encode(options.raw);
     const messages: readonly Message[] = options.messages ?? [
       ...(options.system === undefined ? [] : [{ role: 'system' as const, content: options.system }]),

@@ -26,7 +26,10 @@ export async function readGenerationConfig(folder: string): Promise<GenerationDe
   const number = (key: string, min: number, max: number, fallback: number): number => {
     const value = config[key] ?? fallback;
     if (typeof value !== 'number' || !(value >= min && value <= max)) {
-      throw new VltuneError('ERR_BAD_CHECKPOINT', `${file}: ${key} must be a number from ${min} to ${max}, got ${JSON.stringify(value)}`);
+      throw new VltuneError(
+        'ERR_BAD_CHECKPOINT',
+        `${file}: ${key} must be a number from ${min} to ${max}, got ${JSON.stringify(value)}`,
+      );
     }
     return value;
   };

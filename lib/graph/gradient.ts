@@ -21,7 +21,12 @@ export class Backward implements Builder<Value> {
     this.#wanted = dependents(graph, new Set(parameterGradients.keys()));
   }
 
-  emit(op: string, inputs: readonly (Value | null)[], outputs: readonly (OutputSpec | Into<Value> | null)[], attrs?: Attrs): (Value | null)[] {
+  emit(
+    op: string,
+    inputs: readonly (Value | null)[],
+    outputs: readonly (OutputSpec | Into<Value> | null)[],
+    attrs?: Attrs,
+  ): (Value | null)[] {
     return this.#graph.emit(op, inputs, outputs, attrs);
   }
 
@@ -51,7 +56,8 @@ export class Backward implements Builder<Value> {
   contribute(value: Value, gradient: Value, shared = false): void {
     const existing = this.#gradients.get(value);
     if (!existing) this.#gradients.set(value, { value: gradient, shared });
-    else if (existing.value !== gradient) this.#gradients.set(value, { value: add(this, existing.value, gradient), shared: false });
+    else if (existing.value !== gradient)
+      this.#gradients.set(value, { value: add(this, existing.value, gradient), shared: false });
   }
 
   /** Lets the loss write the gradients that it makes in its forward pass. */
@@ -74,7 +80,11 @@ function dependents(graph: Graph, roots: ReadonlySet<Value>): Set<Value> {
 }
 
 /** Appends the backward pass of all ops of `graph`. `parameterGradients` maps each trainable value to its gradient's place. */
-export function differentiate(graph: Graph, parameterGradients: ReadonlyMap<Value, Value>, rules: ReadonlyMap<string, GradientRule>): void {
+export function differentiate(
+  graph: Graph,
+  parameterGradients: ReadonlyMap<Value, Value>,
+  rules: ReadonlyMap<string, GradientRule>,
+): void {
   const backward = new Backward(graph, parameterGradients);
   for (const op of graph.ops.toReversed()) {
     const rule = rules.get(op.op);

@@ -3,7 +3,7 @@
  * between runs (tokens, sequences) is a name whose largest length is known.
  */
 import { VltuneError } from '../errors.js';
-import { type DType, type Dim, dtypeBytes } from '../native.js';
+import { type Dim, type DType, dtypeBytes } from '../native.js';
 import type { Attrs, Builder, Into, OutputSpec, Shaped } from '../ops/builder.js';
 
 /**
@@ -38,14 +38,20 @@ export class Graph implements Builder<Value> {
 
   value(kind: Kind, name: string, dtype: DType, shape: readonly Dim[]): Value {
     for (const dim of shape) {
-      if (typeof dim === 'string' && this.dims[dim] === undefined) throw new VltuneError('ERR_SHAPE', `${name}: unknown dimension ${dim}`);
+      if (typeof dim === 'string' && this.dims[dim] === undefined)
+        throw new VltuneError('ERR_SHAPE', `${name}: unknown dimension ${dim}`);
     }
     const value: Value = { id: this.values.length, name, kind, dtype, shape };
     this.values.push(value);
     return value;
   }
 
-  emit(op: string, inputs: readonly (Value | null)[], outputs: readonly (OutputSpec | Into<Value> | null)[], attrs: Attrs = {}): (Value | null)[] {
+  emit(
+    op: string,
+    inputs: readonly (Value | null)[],
+    outputs: readonly (OutputSpec | Into<Value> | null)[],
+    attrs: Attrs = {},
+  ): (Value | null)[] {
     const out = outputs.map((output) => this.#output(op, output));
     this.ops.push({ op, in: inputs, out, attrs });
     return out;

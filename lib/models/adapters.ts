@@ -27,11 +27,18 @@ export function newAdapters(spec: ModelSpec, options: LoraOptions): Trainables {
 /** The layers of an adapter that was read. ERR_BAD_ADAPTER if it does not fit the model. */
 export function adaptersOf(spec: ModelSpec, adapter: Adapter, dropout: number): Trainables {
   const linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
-  checkAdapterFits(adapter, new Map(spec.linears.map(({ name, in: inFeatures, out: outFeatures }) => [name, { inFeatures, outFeatures }])));
+  checkAdapterFits(
+    adapter,
+    new Map(spec.linears.map(({ name, in: inFeatures, out: outFeatures }) => [name, { inFeatures, outFeatures }])),
+  );
   // In the model's order, whatever the file's: the same adapter trains to the same bits.
   const present = spec.linears.filter(({ name }) => adapter.tensors.has(name));
   return Trainables.lora(
-    present.map(({ name }) => ({ spec: linears.get(name)!, rank: adapter.tensors.get(name)!.rank, scale: adapter.tensors.get(name)!.scale })),
+    present.map(({ name }) => ({
+      spec: linears.get(name)!,
+      rank: adapter.tensors.get(name)!.rank,
+      scale: adapter.tensors.get(name)!.scale,
+    })),
     dropout,
   );
 }

@@ -113,12 +113,24 @@ export class FrozenWeights {
       return;
     }
     if (isLinear && this.#options.loadIn4bit) {
-      this.#tensors.set(name, { name, shape, dtype: 'nf4', source: 'quantize', bytes: nf4Bytes(numel, this.#options.doubleQuant) });
+      this.#tensors.set(name, {
+        name,
+        shape,
+        dtype: 'nf4',
+        source: 'quantize',
+        bytes: nf4Bytes(numel, this.#options.doubleQuant),
+      });
       return;
     }
     const stored = this.#folder.dtypeOf(name);
     const dtype: DType = this.#rounds(name) ? 'bf16' : stored === 'f16' && shape.length === 1 ? 'f32' : stored;
-    this.#tensors.set(name, { name, shape, dtype, source: dtype === stored ? 'mapped' : 'cast', bytes: dtypeBytes(dtype, numel) });
+    this.#tensors.set(name, {
+      name,
+      shape,
+      dtype,
+      source: dtype === stored ? 'mapped' : 'cast',
+      bytes: dtypeBytes(dtype, numel),
+    });
   }
 
   /** Whether a tensor is rounded to bf16 first. */
@@ -157,7 +169,10 @@ export class FrozenWeights {
     }
   }
 
-  async #quantize(source: { storage: Storage; offset: number; dtype: DType; shape: readonly number[] }, device: Device): Promise<Place> {
+  async #quantize(
+    source: { storage: Storage; offset: number; dtype: DType; shape: readonly number[] },
+    device: Device,
+  ): Promise<Place> {
     const numel = count(source.shape);
     const blocks = Math.ceil(numel / NF4_BLOCK);
     const nested = Math.ceil(blocks / NF4_NESTED_BLOCK);
@@ -166,7 +181,15 @@ export class FrozenWeights {
     if (!this.#options.doubleQuant) {
       const storage = this.#allocate(codeBytes + blocks * 4, device);
       const absmax = { storage, offset: codeBytes };
-      await addon().callAsync('nf4_quantize', [source], [{ storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, { ...absmax, ...absmaxAt }], {});
+      await addon().callAsync(
+        'nf4_quantize',
+        [source],
+        [
+          { storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] },
+          { ...absmax, ...absmaxAt },
+        ],
+        {},
+      );
       return { storage, offset: 0, nf4: { absmax } };
     }
     const storage = this.#allocate(codeBytes + aligned(blocks) + nested * 4, device);
@@ -176,7 +199,12 @@ export class FrozenWeights {
       const absmaxU8 = { storage, offset: codeBytes };
       const nestedAbsmax = { storage, offset: codeBytes + aligned(blocks) };
       const offset = { storage: scratch, offset: aligned(blocks * 4) };
-      await addon().callAsync('nf4_quantize', [source], [{ storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, absmax], {});
+      await addon().callAsync(
+        'nf4_quantize',
+        [source],
+        [{ storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, absmax],
+        {},
+      );
       await addon().callAsync(
         'nf4_quantize_absmax',
         [absmax],

@@ -99,7 +99,8 @@ export class ModelFolder {
     // A tied head may be stored all the same; transformers ignores it too.
     if (spec.head === spec.embedding) known.add('lm_head.weight');
     const extra = [...checkpoint.tensors.keys()].filter((name) => !known.has(name));
-    if (extra.length > 0) throw bad(folder, `${list(extra, 'tensor')} there that config.json (${spec.modelType}) does not call for`);
+    if (extra.length > 0)
+      throw bad(folder, `${list(extra, 'tensor')} there that config.json (${spec.modelType}) does not call for`);
   }
 }
 

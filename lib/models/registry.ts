@@ -16,10 +16,14 @@ export async function describeModel(folder: string): Promise<{ spec: ModelSpec; 
   const file = join(folder, 'config.json');
   const config = await readJsonObject(file, 'ERR_BAD_CHECKPOINT');
   const type = config.model_type;
-  if (typeof type !== 'string') throw new VltuneError('ERR_BAD_CHECKPOINT', `${file}: model_type must be a string, got ${JSON.stringify(type)}`);
+  if (typeof type !== 'string')
+    throw new VltuneError('ERR_BAD_CHECKPOINT', `${file}: model_type must be a string, got ${JSON.stringify(type)}`);
   const family = FAMILIES.get(type);
   if (!family) {
-    throw new VltuneError('ERR_UNSUPPORTED', `${file}: model_type ${JSON.stringify(type)} is not supported; vltune has ${supportedModelTypes().join(', ')}`);
+    throw new VltuneError(
+      'ERR_UNSUPPORTED',
+      `${file}: model_type ${JSON.stringify(type)} is not supported; vltune has ${supportedModelTypes().join(', ')}`,
+    );
   }
   return { spec: family.describe(config, file), config };
 }

@@ -35,7 +35,8 @@ export class Trainables {
   static lora(modules: readonly { spec: LinearSpec; rank: number; scale: number }[], dropout: number): Trainables {
     const lora = new Map(modules.map((module, site) => [module.spec.name, { ...module, site }]));
     const requests = [...lora.values()].flatMap(({ spec, rank }): ParameterRequest[] => {
-      if (spec.part === 'head') throw new VltuneError('ERR_UNSUPPORTED', `target_modules: an adapter on the output head (${spec.name}) is not supported`);
+      if (spec.part === 'head')
+        throw new VltuneError('ERR_UNSUPPORTED', `target_modules: an adapter on the output head (${spec.name}) is not supported`);
       if (spec.part === 'vision') return [];
       return [
         { name: loraName(spec.name, 'A'), shape: [rank, spec.in], decays: true, isEmbedding: false },
@@ -47,7 +48,9 @@ export class Trainables {
 
   /** Every parameter of the language model and its head; the vision tower stays as it is. */
   static full(model: ModelSpec): Trainables {
-    const linears = model.linears.filter((spec) => spec.part === 'language' || (spec.part === 'head' && model.head !== model.embedding));
+    const linears = model.linears.filter(
+      (spec) => spec.part === 'language' || (spec.part === 'head' && model.head !== model.embedding),
+    );
     const requests: ParameterRequest[] = [
       ...model.tensors
         .filter((tensor) => tensor.part === 'language')

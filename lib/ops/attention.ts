@@ -1,6 +1,16 @@
 /** Attention over packed sequences. Contract: `native/ops/attention.h`. */
 import type { GradientRule } from '../graph/gradient.js';
-import { activationDType, type Attrs, type Builder, bool, dimsOf, expectDType, expectShape, type Into, type Shaped } from './builder.js';
+import {
+  type Attrs,
+  activationDType,
+  type Builder,
+  bool,
+  dimsOf,
+  expectDType,
+  expectShape,
+  type Into,
+  type Shaped,
+} from './builder.js';
 
 export interface AttentionOptions {
   readonly heads: number;
@@ -89,7 +99,12 @@ export function attentionCached<T extends Shaped>(
   const dtype = activationDType('attention_cached', 'q', q);
   checkHeads('attention_cached', q, k, v, options);
   expectDType('attention_cached', 'past', past, 'i32');
-  return b.emit('attention_cached', [q, k, v, past], [{ name: 'attention', dtype, shape: q.shape }, cache.k, cache.v], attentionAttrs(options))[0]!;
+  return b.emit(
+    'attention_cached',
+    [q, k, v, past],
+    [{ name: 'attention', dtype, shape: q.shape }, cache.k, cache.v],
+    attentionAttrs(options),
+  )[0]!;
 }
 
 export const attentionGradient: GradientRule = (g, op) => {

@@ -49,7 +49,8 @@ export function dimsOf(op: string, operand: string, value: Shaped, rank: number)
 
 /** Requires a shape, given as dimensions. */
 export function expectShape(op: string, operand: string, value: Shaped, shape: readonly Dim[]): void {
-  if (value.shape.length !== shape.length || shape.some((d, i) => d !== value.shape[i])) fail(op, operand, `of shape ${show(shape)}`, value);
+  if (value.shape.length !== shape.length || shape.some((d, i) => d !== value.shape[i]))
+    fail(op, operand, `of shape ${show(shape)}`, value);
 }
 
 /** Requires one of some dtypes. */

@@ -1,6 +1,15 @@
 /** Small movers of data. Contract: `native/ops/elementwise.h`. */
 import type { GradientRule } from '../graph/gradient.js';
-import { activationDType, type Builder, dimsOf, expectDType, expectShape, type Into, type OutputSpec, type Shaped } from './builder.js';
+import {
+  activationDType,
+  type Builder,
+  dimsOf,
+  expectDType,
+  expectShape,
+  type Into,
+  type OutputSpec,
+  type Shaped,
+} from './builder.js';
 
 /** a + b. */
 export function add<T extends Shaped>(b: Builder<T>, left: T, right: T): T {

@@ -13,12 +13,27 @@ export { type Plan, planMemory } from '../graph/planner.js';
 export { type Place, Program } from '../graph/program.js';
 export { addon as nativeAddon, type CpuInfo, type Device, type DType, type MemoryInfo } from '../native.js';
 export { ADAMW_BLOCK, type AdamWState, adamw, gradNorm, SEGMENT_COLUMNS } from './adamw.js';
-export { type Attention, type AttentionOptions, attention, attentionAttrs, attentionBackward, attentionCached } from './attention.js';
+export {
+  type Attention,
+  type AttentionOptions,
+  attention,
+  attentionAttrs,
+  attentionBackward,
+  attentionCached,
+} from './attention.js';
 export type { ActivationDType, Attrs, Builder, Into, OutputSpec, Shaped } from './builder.js';
 export { add, cast, fill, selectRows } from './elementwise.js';
 export { embedding, embeddingBackward } from './embedding.js';
 export { GRADIENT_RULES } from './gradients.js';
-export { type Linear, type LinearGradients, type LinearOperands, type LoraOperands, linear, linearAttrs, linearBackward } from './linear.js';
+export {
+  type Linear,
+  type LinearGradients,
+  type LinearOperands,
+  type LoraOperands,
+  linear,
+  linearAttrs,
+  linearBackward,
+} from './linear.js';
 export { type CrossEntropyOperands, IGNORE_INDEX, linearCrossEntropy } from './linear_cross_entropy.js';
 export { NF4_BLOCK, NF4_NESTED_BLOCK, nf4Dequantize, nf4Quantize, nf4QuantizeAbsmax } from './nf4.js';
 export { type QkNormRope, qkNormRope, qkNormRopeBackward, type RopeOptions, type RopeTable, ropeTable } from './qk_norm_rope.js';

@@ -1,6 +1,16 @@
 /** Linear layer with an optional LoRA adapter, in one op. Contract: `native/ops/linear.h`. */
 import type { GradientRule } from '../graph/gradient.js';
-import { activationDType, type Attrs, type Builder, bool, dimsOf, expectDType, expectShape, type Into, type Shaped } from './builder.js';
+import {
+  type Attrs,
+  activationDType,
+  type Builder,
+  bool,
+  dimsOf,
+  expectDType,
+  expectShape,
+  type Into,
+  type Shaped,
+} from './builder.js';
 
 export interface LoraOperands<T> {
   /** f32 [r, in] */

@@ -1,6 +1,15 @@
 /** Output head and cross-entropy in one op. Contract: `native/ops/linear_cross_entropy.h`. */
 import type { GradientRule } from '../graph/gradient.js';
-import { activationDType, type Builder, dimsOf, expectDType, expectShape, type Into, type OutputSpec, type Shaped } from './builder.js';
+import {
+  activationDType,
+  type Builder,
+  dimsOf,
+  expectDType,
+  expectShape,
+  type Into,
+  type OutputSpec,
+  type Shaped,
+} from './builder.js';
 
 /** The target of a row that is not learnt. */
 export const IGNORE_INDEX = -100;

@@ -1,7 +1,18 @@
 /** Rotary tables; norm of each head and rotation. Contract: `native/ops/qk_norm_rope.h`. */
-import type { GradientRule } from '../graph/gradient.js';
+
 import { VltuneError } from '../errors.js';
-import { activationDType, type Builder, bool, dimsOf, expectDType, expectShape, fixed, type Into, type Shaped } from './builder.js';
+import type { GradientRule } from '../graph/gradient.js';
+import {
+  activationDType,
+  type Builder,
+  bool,
+  dimsOf,
+  expectDType,
+  expectShape,
+  fixed,
+  type Into,
+  type Shaped,
+} from './builder.js';
 
 export interface RopeOptions {
   readonly headDim: number;
@@ -56,7 +67,8 @@ export function qkNormRope<T extends Shaped>(
   const dtype = activationDType('qk_norm_rope', 'x', x);
   const [n, width] = dimsOf('qk_norm_rope', 'x', x, 2);
   const heads = fixed('qk_norm_rope', 'x', width) / options.headDim;
-  if (!Number.isInteger(heads)) throw new VltuneError('ERR_SHAPE', `qk_norm_rope: ${width} columns are not a multiple of head_dim ${options.headDim}`);
+  if (!Number.isInteger(heads))
+    throw new VltuneError('ERR_SHAPE', `qk_norm_rope: ${width} columns are not a multiple of head_dim ${options.headDim}`);
   if (weight) expectShape('qk_norm_rope', 'weight', weight, [options.headDim]);
   expectShape('qk_norm_rope', 'cos', rope.cos, [n!, options.headDim / 2]);
   const [y, rstd] = b.emit(
@@ -78,10 +90,15 @@ export function qkNormRopeBackward<T extends Shaped>(
   const { dy, x, weight, rstd, cos, sin } = operands;
   const dtype = activationDType('qk_norm_rope_backward', 'x', x);
   expectShape('qk_norm_rope_backward', 'dy', dy, x.shape);
-  return b.emit('qk_norm_rope_backward', [dy, x, weight, rstd, cos, sin], [{ name: 'drotated', dtype, shape: x.shape }, dweight], {
-    head_dim: options.headDim,
-    eps: options.eps,
-  })[0]!;
+  return b.emit(
+    'qk_norm_rope_backward',
+    [dy, x, weight, rstd, cos, sin],
+    [{ name: 'drotated', dtype, shape: x.shape }, dweight],
+    {
+      head_dim: options.headDim,
+      eps: options.eps,
+    },
+  )[0]!;
 }
 
 export const qkNormRopeGradient: GradientRule = (g, op) => {

@@ -40,7 +40,9 @@ export function rmsNormBackward<T extends Shaped>(
   const { dy, s, weight, rstd, dsum } = operands;
   const dtype = activationDType('rms_norm_backward', 's', s);
   expectShape('rms_norm_backward', 'dy', dy, s.shape);
-  return b.emit('rms_norm_backward', [dy, s, weight, rstd, dsum], [{ name: 'dnorm', dtype, shape: s.shape }, dweight], { eps })[0]!;
+  return b.emit('rms_norm_backward', [dy, s, weight, rstd, dsum], [{ name: 'dnorm', dtype, shape: s.shape }, dweight], {
+    eps,
+  })[0]!;
 }
 
 export const rmsNormGradient: GradientRule = (g, op) => {

@@ -63,7 +63,8 @@ export class Tensor implements Shaped {
   /** The numbers: bf16 and f16 as f32. */
   toFloat32(): Float32Array {
     if (this.dtype === 'f32') return this.#read(new Float32Array(this.numel));
-    if (this.dtype !== 'bf16' && this.dtype !== 'f16') throw new VltuneError('ERR_DTYPE', `toFloat32: expected f32, bf16 or f16, got ${this.dtype}`);
+    if (this.dtype !== 'bf16' && this.dtype !== 'f16')
+      throw new VltuneError('ERR_DTYPE', `toFloat32: expected f32, bf16 or f16, got ${this.dtype}`);
     const values = new Float32Array(this.numel);
     (this.dtype === 'bf16' ? bf16ToF32 : f16ToF32)(this.#read(new Uint16Array(this.numel)), values);
     return values;
@@ -92,7 +93,12 @@ export class Tensor implements Shaped {
 
 /** Runs each op on the calling thread as soon as it is named. */
 export class Eager implements Builder<Tensor> {
-  emit(op: string, inputs: readonly (Tensor | null)[], outputs: readonly (OutputSpec | Into<Tensor> | null)[], attrs: Attrs = {}): (Tensor | null)[] {
+  emit(
+    op: string,
+    inputs: readonly (Tensor | null)[],
+    outputs: readonly (OutputSpec | Into<Tensor> | null)[],
+    attrs: Attrs = {},
+  ): (Tensor | null)[] {
     const made = outputs.map((output) => {
       if (output === null) return null;
       if ('into' in output) return output.into;
@@ -107,7 +113,8 @@ export class Eager implements Builder<Tensor> {
 function encode(data: TypedArray, dtype: DType): ArrayBufferView {
   const wants = { f32: Float32Array, bf16: Float32Array, f16: Float32Array, i32: Int32Array, u8: Uint8Array }[dtype as 'f32'];
   if ((dtype === 'bf16' || dtype === 'f16') && data instanceof Uint16Array) return data;
-  if (!(data instanceof wants)) throw new VltuneError('ERR_DTYPE', `${dtype}: expected a ${wants.name}, got a ${data.constructor.name}`);
+  if (!(data instanceof wants))
+    throw new VltuneError('ERR_DTYPE', `${dtype}: expected a ${wants.name}, got a ${data.constructor.name}`);
   if (dtype !== 'bf16' && dtype !== 'f16') return data;
   const bits = new Uint16Array(data.length);
   (dtype === 'bf16' ? f32ToBf16 : f32ToF16)(data, bits);

@@ -1,7 +1,7 @@
 /** Everything that a run is made of, opened and checked and planned; the weights are not loaded yet. Shared by `train` and `plan`. */
 import { createHash } from 'node:crypto';
-import { BatchPlan, type BatchLimits } from '../data/batches.js';
-import { prepareDataset, type PrepareProgress, type TokenDataset } from '../data/prepare.js';
+import { type BatchLimits, BatchPlan } from '../data/batches.js';
+import { type PrepareProgress, prepareDataset, type TokenDataset } from '../data/prepare.js';
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { VltuneError } from '../errors.js';
@@ -46,11 +46,14 @@ export interface Run {
 }
 
 /** What Node's heap grows by while a run goes on: batches, events, the log. */
-const HEAP_GROWTH = 16 << 20;
+const HEAP_GROWTH = 8 << 20;
 
 export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Run> {
   if (args.threads !== undefined) addon().setThreads(args.threads);
-  const folder = await resolveModel(args.model, { revision: args.revision, ...(hooks.onDownload && { onProgress: hooks.onDownload }) });
+  const folder = await resolveModel(args.model, {
+    revision: args.revision,
+    ...(hooks.onDownload && { onProgress: hooks.onDownload }),
+  });
   const model = await ModelFolder.open(folder);
   const cleanup: (() => void)[] = [() => model.close()];
   try {
@@ -80,10 +83,16 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Ru
     const tokenizer = await Tokenizer.load(folder);
     const { vocabSize, maxPositions } = model.spec.text;
     if (tokenizer.vocabSize > vocabSize) {
-      throw new VltuneError('ERR_BAD_CHECKPOINT', `${folder}: tokenizer.json has ids up to ${tokenizer.vocabSize - 1}, config.json a vocab_size of ${vocabSize}`);
+      throw new VltuneError(
+        'ERR_BAD_CHECKPOINT',
+        `${folder}: tokenizer.json has ids up to ${tokenizer.vocabSize - 1}, config.json a vocab_size of ${vocabSize}`,
+      );
     }
     if (args.maxLength > maxPositions) {
-      throw new VltuneError('ERR_USAGE', `--max-length: expected at most ${maxPositions}, the model's max_position_embeddings, got ${args.maxLength}`);
+      throw new VltuneError(
+        'ERR_USAGE',
+        `--max-length: expected at most ${maxPositions}, the model's max_position_embeddings, got ${args.maxLength}`,
+      );
     }
     const dataset = await prepared(args.dataset, tokenizer);
     const evalDataset = args.evalDataset.length > 0 ? await prepared(args.evalDataset, tokenizer) : undefined;
@@ -99,7 +108,14 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Ru
     });
     const evalBatches =
       evalDataset &&
-      new BatchPlan(evalDataset, { batchSize: args.perDeviceTrainBatchSize, maxLength, gradientAccumulationSteps: 1, packing, shuffle: false, seed });
+      new BatchPlan(evalDataset, {
+        batchSize: args.perDeviceTrainBatchSize,
+        maxLength,
+        gradientAccumulationSteps: 1,
+        packing,
+        shuffle: false,
+        seed,
+      });
     const totalSteps = totalUpdates(args, batches.updatesPerEpoch);
     const limits = largest(batches.limits(totalSteps / batches.updatesPerEpoch), evalBatches?.limits(1));
 
@@ -122,7 +138,23 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Ru
       ...(args.memory !== undefined && { memoryLimit: args.memory }),
     });
     const plannedBytes = processBytes + step.memory.total + frozen.loadingBytes + HEAP_GROWTH;
-    return { args, model, dataset, evalDataset, batches, evalBatches, limits, adapter, trainables, frozen, optimizer, step, totalSteps, processBytes, plannedBytes };
+    return {
+      args,
+      model,
+      dataset,
+      evalDataset,
+      batches,
+      evalBatches,
+      limits,
+      adapter,
+      trainables,
+      frozen,
+      optimizer,
+      step,
+      totalSteps,
+      processBytes,
+      plannedBytes,
+    };
   } catch (error) {
     for (const close of cleanup) close();
     throw error;

@@ -4,7 +4,15 @@ import { type Batch, buildBatch } from '../data/batches.js';
 import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput } from '../files.js';
 import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
-import { checkpointToResume, checkSameRun, type LogEntry, removeCheckpoints, type RunIdentity, saveCheckpoint, sweepOutput } from './checkpoint.js';
+import {
+  checkpointToResume,
+  checkSameRun,
+  type LogEntry,
+  type RunIdentity,
+  removeCheckpoints,
+  saveCheckpoint,
+  sweepOutput,
+} from './checkpoint.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
 import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
@@ -44,7 +52,13 @@ export type TrainEvent =
       readonly num_target_tokens: number;
       readonly tokens_per_second: number;
     }
-  | { readonly event: 'eval'; readonly step: number; readonly epoch: number; readonly eval_loss: number; readonly num_target_tokens: number }
+  | {
+      readonly event: 'eval';
+      readonly step: number;
+      readonly epoch: number;
+      readonly eval_loss: number;
+      readonly num_target_tokens: number;
+    }
   | { readonly event: 'save'; readonly step: number; readonly path: string }
   | {
       readonly event: 'end';
@@ -233,7 +247,8 @@ class TrainingLoop {
     let next: Batch | undefined = buildBatch(dataset, rows[0]!);
     for (const [i] of rows.entries()) {
       const batch: Batch = next!;
-      const scale = this.#args.lossAverage === 'tokens' ? 1 / Math.max(1, targets) : 1 / (Math.max(1, batch.numTargets) * rows.length);
+      const scale =
+        this.#args.lossAverage === 'tokens' ? 1 / Math.max(1, targets) : 1 / (Math.max(1, batch.numTargets) * rows.length);
       const running = step.microStep(batch, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
       // The next batch is read while native code works on this one.
       next = i + 1 < rows.length ? buildBatch(dataset, rows[i + 1]!) : undefined;

@@ -19,7 +19,12 @@ export async function initializeParameters(run: Run): Promise<void> {
   if (trainables.mode === 'full') {
     for (const parameter of trainables.layout.parameters) {
       const source = { ...model.checkpoint.ref(parameter.name), dtype: model.dtypeOf(parameter.name), shape: parameter.shape };
-      await addon().callAsync('cast', [source], [{ ...step.parameterPlace(parameter.name), dtype: 'f32', shape: parameter.shape }], {});
+      await addon().callAsync(
+        'cast',
+        [source],
+        [{ ...step.parameterPlace(parameter.name), dtype: 'f32', shape: parameter.shape }],
+        {},
+      );
       addon().adviseUnneeded(source.storage, source.offset, model.checkpoint.get(parameter.name).bytes);
     }
     return;
@@ -44,9 +49,19 @@ async function saveAdapter(run: Run, folder: string): Promise<void> {
     const given = adapter?.tensors.get(spec.name);
     // Text leaves adapters of the vision tower as they were.
     if (spec.part === 'vision') {
-      return { name: spec.name, rank, a: given?.a ?? initialA(spec, rank, args.seed), b: given?.b ?? new Float32Array(spec.out * rank) };
+      return {
+        name: spec.name,
+        rank,
+        a: given?.a ?? initialA(spec, rank, args.seed),
+        b: given?.b ?? new Float32Array(spec.out * rank),
+      };
     }
-    return { name: spec.name, rank, a: step.readParameter(loraName(spec.name, 'A')), b: step.readParameter(loraName(spec.name, 'B')) };
+    return {
+      name: spec.name,
+      rank,
+      a: step.readParameter(loraName(spec.name, 'A')),
+      b: step.readParameter(loraName(spec.name, 'B')),
+    };
   });
   const config = adapter?.config;
   await writeAdapter(folder, {
@@ -73,17 +88,19 @@ async function saveModel(run: Run, folder: string): Promise<void> {
     else (tensor.dtype === 'BF16' ? bf16ToF32 : f16ToF32)(new Uint16Array(bytes.buffer, bytes.byteOffset, values.length), values);
     return values;
   };
-  const entries = [...model.checkpoint.tensors.values()].map((tensor): TensorEntry => ({
-    name: tensor.name,
-    dtype,
-    shape: tensor.shape,
-    data: async (sink) => {
-      const values = valuesOf(tensor);
-      const stored = dtype === 'BF16' ? new Uint16Array(values.length) : values;
-      if (stored instanceof Uint16Array) f32ToBf16(values, stored);
-      await sink.write(new Uint8Array(stored.buffer));
-    },
-  }));
+  const entries = [...model.checkpoint.tensors.values()].map(
+    (tensor): TensorEntry => ({
+      name: tensor.name,
+      dtype,
+      shape: tensor.shape,
+      data: async (sink) => {
+        const values = valuesOf(tensor);
+        const stored = dtype === 'BF16' ? new Uint16Array(values.length) : values;
+        if (stored instanceof Uint16Array) f32ToBf16(values, stored);
+        await sink.write(new Uint8Array(stored.buffer));
+      },
+    }),
+  );
   await writeCheckpoint(folder, entries);
   await copyOtherFiles(model.folder, folder, ['config.json']);
   await writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(withDtype(model.config, args.dtype), null, 2)}\n`);
@@ -103,18 +120,22 @@ export function stateTensors(run: Run): TensorEntry[] {
   const { step, optimizer, trainables } = run;
   const masters = trainables.mode === 'full' ? trainables.layout.parameters : [];
   return [
-    ...masters.map((parameter): TensorEntry => ({
-      name: MASTER + parameter.name,
-      dtype: 'F32',
-      shape: parameter.shape,
-      data: async (sink) => sink.write(new Uint8Array(step.readParameter(parameter.name).buffer)),
-    })),
-    ...optimizer.arrays.map((array): TensorEntry => ({
-      name: array.name,
-      dtype: array.dtype === 'u8' ? 'U8' : 'F32',
-      shape: [array.elements],
-      data: async (sink) => sink.write(step.readState(array.name)),
-    })),
+    ...masters.map(
+      (parameter): TensorEntry => ({
+        name: MASTER + parameter.name,
+        dtype: 'F32',
+        shape: parameter.shape,
+        data: async (sink) => sink.write(new Uint8Array(step.readParameter(parameter.name).buffer)),
+      }),
+    ),
+    ...optimizer.arrays.map(
+      (array): TensorEntry => ({
+        name: array.name,
+        dtype: array.dtype === 'u8' ? 'U8' : 'F32',
+        shape: [array.elements],
+        data: async (sink) => sink.write(step.readState(array.name)),
+      }),
+    ),
   ];
 }
 
@@ -127,7 +148,10 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
     const tensor = checkpoint.optimizer.get(name);
     if (!tensor || tensor.bytes !== bytes) {
       const found = tensor ? `${tensor.bytes} bytes` : 'nothing';
-      throw new VltuneError('ERR_BAD_CHECKPOINT', `${join(checkpoint.folder, OPTIMIZER_FILE)}: tensor ${name}: expected ${bytes} bytes, found ${found}`);
+      throw new VltuneError(
+        'ERR_BAD_CHECKPOINT',
+        `${join(checkpoint.folder, OPTIMIZER_FILE)}: tensor ${name}: expected ${bytes} bytes, found ${found}`,
+      );
     }
     return readTensor(tensor);
   };
@@ -141,11 +165,15 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
       if (module.spec.part === 'vision') continue;
       const tensors = saved.tensors.get(name);
       if (!tensors || tensors.rank !== module.rank) {
-        throw new VltuneError('ERR_BAD_CHECKPOINT', `${checkpoint.folder}: adapter of ${name}: expected rank ${module.rank}, found ${tensors?.rank ?? 'none'}`);
+        throw new VltuneError(
+          'ERR_BAD_CHECKPOINT',
+          `${checkpoint.folder}: adapter of ${name}: expected rank ${module.rank}, found ${tensors?.rank ?? 'none'}`,
+        );
       }
       step.writeParameter(loraName(name, 'A'), tensors.a);
       step.writeParameter(loraName(name, 'B'), tensors.b);
     }
   }
-  for (const array of optimizer.arrays) step.writeState(array.name, await read(array.name, array.elements * (array.dtype === 'u8' ? 1 : 4)));
+  for (const array of optimizer.arrays)
+    step.writeState(array.name, await read(array.name, array.elements * (array.dtype === 'u8' ? 1 : 4)));
 }

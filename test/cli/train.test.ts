@@ -1,8 +1,9 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import { jsonLines, MODEL, scratch, trainArgs, vltune } from './run.js';
+import { jsonLines, MAIN, MESSAGES, MODEL, scratch, trainArgs, vltune } from './run.js';
 
 test('--json prints start, steps, saves and end, and people read on stderr', async (t) => {
   const out = join(await scratch(t), 'out');
@@ -52,6 +53,7 @@ test('SIGTERM saves a checkpoint, exits 130, and resume ends in the same bytes a
   const stopped = join(folder, 'stopped');
   const first = await vltune(trainArgs(stopped, ...more, '--json'), {
     onLine: (line, kill) => {
+      // At the step and again at the save: a late second signal must not take the exit code from the first.
       if ((JSON.parse(line) as { step?: number }).step === 4) kill('SIGTERM');
     },
   });
@@ -78,6 +80,41 @@ test('a signal before the first update is whole saves nothing and exits 130', as
   );
   t.is(code, 130, stderr);
   t.regex(stderr, /stopped after 0 of 100000 updates, before the first update was whole/);
+});
+
+test('an evaluation is reported every --eval-steps, and after each epoch without', async (t) => {
+  const folder = await scratch(t);
+  const evaluate = async (out: string, ...more: string[]): Promise<unknown[]> => {
+    const args = trainArgs(
+      join(folder, out),
+      '--json',
+      '--eval-dataset',
+      MESSAGES,
+      '--max-steps',
+      '3',
+      '--save-strategy',
+      'no',
+      ...more,
+    );
+    const { code, stdout, stderr } = await vltune(args);
+    t.is(code, 0, stderr);
+    const events = jsonLines(stdout).filter(({ event }) => event === 'eval');
+    for (const { eval_loss: loss } of events) t.true(Number(loss) > 0);
+    return events.map(({ step }) => step);
+  };
+  t.deepEqual(await evaluate('steps', '--eval-steps', '2'), [2]);
+  t.deepEqual(await evaluate('epochs'), [1, 2, 3], 'five rows are one update an epoch');
+});
+
+test('a disk that takes no more ends the run with 1, names the file and leaves no half checkpoint', async (t) => {
+  const out = join(await scratch(t), 'out');
+  // A limit on the size of a file stands for the full disk: writing fails alike, some way into the adapter.
+  const command = [process.execPath, MAIN, ...trainArgs(out, '--save-steps', '1')].map((word) => `'${word}'`).join(' ');
+  const { status, stderr } = spawnSync('bash', ['-c', `trap '' XFSZ; ulimit -f 64; exec ${command}`], { encoding: 'utf8' });
+  t.is(status, 1, stderr);
+  t.regex(stderr, /^vltune: cannot write .*checkpoint-1.*: the file system does not take files this large \(EFBIG\)$/m);
+  t.notRegex(stderr, /\n\s+at /);
+  t.deepEqual(await readdir(out), []);
 });
 
 test('tensorboard events are written when asked for', async (t) => {

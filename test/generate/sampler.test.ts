@@ -40,7 +40,11 @@ test('top-k keeps the k most likely, and ties of the last of them', (t) => {
   const [a, b, c, d, e] = frequencies(LOGITS, { ...FREE, topK: 2 });
   t.deepEqual([a, c, e], [0, 0, 0]);
   t.true(near([b!, d!], softmax([2, 1.2])));
-  t.true(frequencies([1, 1, 1, 0], { ...FREE, topK: 2 }).slice(0, 3).every((frequency) => frequency > 0.3));
+  t.true(
+    frequencies([1, 1, 1, 0], { ...FREE, topK: 2 })
+      .slice(0, 3)
+      .every((frequency) => frequency > 0.3),
+  );
 });
 
 test('top-p keeps the most likely tokens up to the one that reaches p', (t) => {

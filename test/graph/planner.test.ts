@@ -58,11 +58,15 @@ test('memory of values that are dead is used again', (t) => {
 
 test('the workspace holds what the hungriest op asks for', (t) => {
   const graph = stack(1);
-  const shape = (value: Value | null) => value && { dtype: value.dtype, shape: value.shape.map((dim) => (dim === 'tokens' ? 96 : (dim as number))) };
+  const shape = (value: Value | null) =>
+    value && { dtype: value.dtype, shape: value.shape.map((dim) => (dim === 'tokens' ? 96 : (dim as number))) };
   const needs = graph.ops.map((op) => addon().workspace(op.op, op.in.map(shape), op.out.map(shape), op.attrs));
   t.is(planMemory(graph).workspaceBytes, Math.max(...needs));
 });
 
 test('an unknown dimension is refused by name', (t) => {
-  t.throws(() => new Graph({ tokens: 4 }).value('io', 'x', 'f32', ['rows']), { code: 'ERR_SHAPE', message: /x: unknown dimension rows/ });
+  t.throws(() => new Graph({ tokens: 4 }).value('io', 'x', 'f32', ['rows']), {
+    code: 'ERR_SHAPE',
+    message: /x: unknown dimension rows/,
+  });
 });

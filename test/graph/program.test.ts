@@ -29,7 +29,12 @@ class Tiny {
     const { graph } = this;
     const io = (name: string, dtype: 'i32' | 'f32', ...shape: (number | string)[]) => graph.value('io', name, dtype, shape);
     const bounds = io('bounds', 'i32', 'bounds');
-    const rope = ropeTable(graph, io('positions', 'i32', 3, 'tokens'), { headDim: 8, theta: 10000, sections: [2, 1, 1], interleaved: true });
+    const rope = ropeTable(graph, io('positions', 'i32', 3, 'tokens'), {
+      headDim: 8,
+      theta: 10000,
+      sections: [2, 1, 1],
+      interleaved: true,
+    });
     let delta = embedding(graph, io('ids', 'i32', 'tokens'), this.#parameter('embedding', 20, HIDDEN), 'f32');
     let residual: Value | null = null;
     const norm = (name: string): Value => {
@@ -41,7 +46,13 @@ class Tiny {
       linear(graph, x, {
         weight: this.#parameter(name, out, width),
         bias: this.#parameter(`${name} bias`, out),
-        lora: { a: this.#parameter(`${name} A`, 4, width), b: this.#parameter(`${name} B`, out, 4), scale: 2, dropout: 0, site: 0 },
+        lora: {
+          a: this.#parameter(`${name} A`, 4, width),
+          b: this.#parameter(`${name} B`, out, 4),
+          scale: 2,
+          dropout: 0,
+          site: 0,
+        },
       }).y;
     for (let layer = 0; layer < 2; layer++) {
       const x = norm(`norm 1 ${layer}`);
@@ -95,16 +106,28 @@ class Running {
       if (value.kind === 'io') this.#io.set(value.name, storage);
       if (value.kind === 'param') {
         const norm = value.name.includes('norm');
-        this.set(value.name, Float32Array.from({ length: count }, () => (norm ? 1 : 0) + (random.uniform() - 0.5) * 0.4));
+        this.set(
+          value.name,
+          Float32Array.from({ length: count }, () => (norm ? 1 : 0) + (random.uniform() - 0.5) * 0.4),
+        );
       }
     }
     const plan = planMemory(graph);
     this.arenaBytes = plan.arenaBytes;
     this.#program = Program.compile(graph, plan, addon().allocate(plan.arenaBytes, 'cpu'), places);
     const write = (name: string, data: Int32Array | Float32Array) => addon().write(this.#io.get(name)!, 0, data);
-    write('ids', Int32Array.from({ length: TOKENS }, (_, i) => (i * 7) % 20));
-    write('targets', Int32Array.from({ length: TOKENS }, (_, i) => (i % 5 === 4 ? -100 : (i * 3) % 20)));
-    write('positions', Int32Array.from({ length: 3 * TOKENS }, (_, i) => (i % TOKENS < 7 ? i % TOKENS : (i % TOKENS) - 7)));
+    write(
+      'ids',
+      Int32Array.from({ length: TOKENS }, (_, i) => (i * 7) % 20),
+    );
+    write(
+      'targets',
+      Int32Array.from({ length: TOKENS }, (_, i) => (i % 5 === 4 ? -100 : (i * 3) % 20)),
+    );
+    write(
+      'positions',
+      Int32Array.from({ length: 3 * TOKENS }, (_, i) => (i % TOKENS < 7 ? i % TOKENS : (i % TOKENS) - 7)),
+    );
     write('bounds', Int32Array.of(0, 7, TOKENS));
     write('loss_scale', Float32Array.of(0.1));
   }
@@ -160,14 +183,20 @@ test('the gradient of every parameter is that of finite differences', async (t) 
     const expected = gradient.reduce((sum, g, i) => sum + g * direction[i]!, 0);
     const h = 0.01;
     const at = async (sign: number) => {
-      model.set(name, start.map((p, i) => p + sign * h * direction[i]!));
+      model.set(
+        name,
+        start.map((p, i) => p + sign * h * direction[i]!),
+      );
       return model.run();
     };
     const measured = ((await at(1)) - (await at(-1))) / (2 * h);
     model.set(name, start);
     const size = Math.sqrt(gradient.reduce((sum, g) => sum + g * g, 0)) * Math.sqrt(direction.reduce((sum, d) => sum + d * d, 0));
     t.true(Math.abs(measured - expected) <= 0.01 * size + 1e-4, `${name}: ${measured} measured, ${expected} computed`);
-    t.true(gradient.some((g) => g !== 0), `${name} has no gradient at all`);
+    t.true(
+      gradient.some((g) => g !== 0),
+      `${name} has no gradient at all`,
+    );
   }
 });
 

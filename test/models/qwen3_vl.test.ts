@@ -15,20 +15,96 @@ function config(): Json & { text_config: Json; vision_config: Json } {
 }
 
 const refusals: [string, (c: ReturnType<typeof config>) => void, RegExp][] = [
-  ['a missing size', (c) => void delete c.text_config.hidden_size, /text_config\.hidden_size must be a whole number from 1 .* got nothing/],
-  ['a negative size', (c) => void (c.text_config.num_hidden_layers = -3), /text_config\.num_hidden_layers .* got -3/],
-  ['a huge size', (c) => void (c.text_config.vocab_size = 1e12), /text_config\.vocab_size .* got 1000000000000/],
-  ['a size that is text', (c) => void (c.text_config.intermediate_size = '128'), /text_config\.intermediate_size .* got "128"/],
-  ['a size with a fraction', (c) => void (c.text_config.num_attention_heads = 2.5), /num_attention_heads .* got 2\.5/],
-  ['heads that do not divide', (c) => void (c.text_config.num_key_value_heads = 3), /num_key_value_heads must be a divisor of num_attention_heads/],
-  ['an odd head', (c) => void (c.text_config.head_dim = 15), /head_dim must be even, got 15/],
-  ['an epsilon of zero', (c) => void (c.text_config.rms_norm_eps = 0), /rms_norm_eps must be a number above 0/],
-  ['another activation', (c) => void (c.text_config.hidden_act = 'gelu'), /hidden_act must be "silu", got "gelu"/],
+  [
+    'a missing size',
+    (c) => void delete c.text_config.hidden_size,
+    /text_config\.hidden_size must be a whole number from 1 .* got nothing/,
+  ],
+  [
+    'a negative size',
+    (c) => {
+      c.text_config.num_hidden_layers = -3;
+    },
+    /text_config\.num_hidden_layers .* got -3/,
+  ],
+  [
+    'a huge size',
+    (c) => {
+      c.text_config.vocab_size = 1e12;
+    },
+    /text_config\.vocab_size .* got 1000000000000/,
+  ],
+  [
+    'a size that is text',
+    (c) => {
+      c.text_config.intermediate_size = '128';
+    },
+    /text_config\.intermediate_size .* got "128"/,
+  ],
+  [
+    'a size with a fraction',
+    (c) => {
+      c.text_config.num_attention_heads = 2.5;
+    },
+    /num_attention_heads .* got 2\.5/,
+  ],
+  [
+    'heads that do not divide',
+    (c) => {
+      c.text_config.num_key_value_heads = 3;
+    },
+    /num_key_value_heads must be a divisor of num_attention_heads/,
+  ],
+  [
+    'an odd head',
+    (c) => {
+      c.text_config.head_dim = 15;
+    },
+    /head_dim must be even, got 15/,
+  ],
+  [
+    'an epsilon of zero',
+    (c) => {
+      c.text_config.rms_norm_eps = 0;
+    },
+    /rms_norm_eps must be a number above 0/,
+  ],
+  [
+    'another activation',
+    (c) => {
+      c.text_config.hidden_act = 'gelu';
+    },
+    /hidden_act must be "silu", got "gelu"/,
+  ],
   ['no text part', (c) => void delete (c as Json).text_config, /text_config must be an object, got nothing/],
-  ['a vision part that is a list', (c) => void ((c as Json).vision_config = []), /vision_config must be an object/],
-  ['a scaled rope', (c) => void (c.text_config.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4 }), /rope_type must be "default", got "yarn"/],
-  ['sections of another sum', (c) => void (c.text_config.rope_parameters = { rope_type: 'default', rope_theta: 1e4, mrope_section: [1, 1, 1] }), /mrope_section must be three numbers whose sum is/],
-  ['a flag that is a number', (c) => void (c.tie_word_embeddings = 1), /tie_word_embeddings must be true or false, got 1/],
+  [
+    'a vision part that is a list',
+    (c) => {
+      (c as Json).vision_config = [];
+    },
+    /vision_config must be an object/,
+  ],
+  [
+    'a scaled rope',
+    (c) => {
+      c.text_config.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4 };
+    },
+    /rope_type must be "default", got "yarn"/,
+  ],
+  [
+    'sections of another sum',
+    (c) => {
+      c.text_config.rope_parameters = { rope_type: 'default', rope_theta: 1e4, mrope_section: [1, 1, 1] };
+    },
+    /mrope_section must be three numbers whose sum is/,
+  ],
+  [
+    'a flag that is a number',
+    (c) => {
+      c.tie_word_embeddings = 1;
+    },
+    /tie_word_embeddings must be true or false, got 1/,
+  ],
 ];
 
 for (const [what, change, message] of refusals) {
@@ -60,13 +136,21 @@ test('the published form of the rope settings means the same as that of transfor
 test('an unknown model_type is refused by name', async (t) => {
   const folder = temporaryFolder(t);
   writeFileSync(join(folder, 'config.json'), JSON.stringify({ model_type: 'llama' }));
-  await t.throwsAsync(describeModel(folder), { code: 'ERR_UNSUPPORTED', message: /model_type "llama" is not supported; vltune has qwen3_vl/ });
+  await t.throwsAsync(describeModel(folder), {
+    code: 'ERR_UNSUPPORTED',
+    message: /model_type "llama" is not supported; vltune has qwen3_vl/,
+  });
 });
 
 async function changedCheckpoint(folder: string, change: (entries: TensorEntry[]) => TensorEntry[]): Promise<void> {
   cpSync(MODEL, folder, { recursive: true });
   const checkpoint = await Checkpoint.open(MODEL);
-  const entries = [...checkpoint.tensors.values()].map(({ name, dtype, shape }) => ({ name, dtype, shape, data: checkpoint.bytes(name) }));
+  const entries = [...checkpoint.tensors.values()].map(({ name, dtype, shape }) => ({
+    name,
+    dtype,
+    shape,
+    data: checkpoint.bytes(name),
+  }));
   await writeCheckpoint(folder, change(entries));
   checkpoint.close();
 }
@@ -74,11 +158,22 @@ async function changedCheckpoint(folder: string, change: (entries: TensorEntry[]
 const NORM = 'model.language_model.layers.1.self_attn.q_norm.weight';
 const VISION = 'model.visual.merger.norm.bias';
 const faults: [string, (entries: TensorEntry[]) => TensorEntry[], RegExp][] = [
-  ['lacks a tensor', (e) => e.filter((entry) => entry.name !== NORM), /tensor model\.language_model\.layers\.1\.self_attn\.q_norm\.weight is missing/],
-  ['lacks a tensor of the tower', (e) => e.filter((entry) => entry.name !== VISION), /model\.visual\.merger\.norm\.bias is missing/],
+  [
+    'lacks a tensor',
+    (e) => e.filter((entry) => entry.name !== NORM),
+    /tensor model\.language_model\.layers\.1\.self_attn\.q_norm\.weight is missing/,
+  ],
+  [
+    'lacks a tensor of the tower',
+    (e) => e.filter((entry) => entry.name !== VISION),
+    /model\.visual\.merger\.norm\.bias is missing/,
+  ],
   [
     'has one too many',
-    (e) => [...e, { name: 'model.language_model.layers.9.mlp.up_proj.weight', dtype: 'F32', shape: [1], data: new Uint8Array(4) }],
+    (e) => [
+      ...e,
+      { name: 'model.language_model.layers.9.mlp.up_proj.weight', dtype: 'F32', shape: [1], data: new Uint8Array(4) },
+    ],
     /tensor model\.language_model\.layers\.9\.mlp\.up_proj\.weight is there that config\.json \(qwen3_vl\) does not call for/,
   ],
   [

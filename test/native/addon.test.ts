@@ -3,10 +3,10 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import test from 'ava';
+import type { Value } from '../../lib/graph/graph.js';
 import { Graph } from '../../lib/graph/graph.js';
 import { planMemory } from '../../lib/graph/planner.js';
 import { type Place, Program } from '../../lib/graph/program.js';
-import type { Value } from '../../lib/graph/graph.js';
 import { addon, type Storage, type TensorRef } from '../../lib/native.js';
 import { swiglu } from '../../lib/ops/swiglu.js';
 import { REPOSITORY, shortRun, temporaryFolder, weightDigest } from '../train/support.js';
@@ -91,7 +91,10 @@ function swigluProgram(rows: number): { program: Program; storages: Storage[] } 
   const plan = planMemory(graph);
   const storage = addon().allocate(rows * 1024, 'cpu');
   const arena = addon().allocate(plan.arenaBytes, 'cpu');
-  return { program: Program.compile(graph, plan, arena, new Map<Value, Place>([[gate, { storage, offset: 0 }]])), storages: [storage, arena] };
+  return {
+    program: Program.compile(graph, plan, arena, new Map<Value, Place>([[gate, { storage, offset: 0 }]])),
+    storages: [storage, arena],
+  };
 }
 
 test.serial('a length beyond the planned one is refused', async (t) => {
@@ -142,7 +145,10 @@ test.serial('training works in worker threads, two of them at a time, to the byt
       (name) =>
         new Promise<void>((resolve, reject) => {
           const options = shortRun(join(folder, name), { maxSteps: 4, saveStrategy: 'no' });
-          const worker = new Worker(source, { eval: true, workerData: { index: join(REPOSITORY, 'dist/lib/index.js'), options } });
+          const worker = new Worker(source, {
+            eval: true,
+            workerData: { index: join(REPOSITORY, 'dist/lib/index.js'), options },
+          });
           worker.on('error', reject);
           worker.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`exit code ${code}`))));
         }),
