@@ -24,7 +24,15 @@ class Attrs {
     const double* value = find(name);
     return value ? *value : fallback;
   }
-  int64_t integer(const char* name, int64_t fallback) const { return static_cast<int64_t>(number(name, double(fallback))); }
+  // ERR_ARGUMENT: not a whole number that a double holds exactly.
+  int64_t integer(const char* name, int64_t fallback) const {
+    const double* value = find(name);
+    if (!value) return fallback;
+    constexpr double kMost = 9007199254740992.0;
+    VLTUNE_CHECK(*value >= -kMost && *value <= kMost && *value == static_cast<double>(static_cast<int64_t>(*value)),
+                 "ERR_ARGUMENT", "attribute %s is %g, expected a whole number", name, *value);
+    return static_cast<int64_t>(*value);
+  }
   bool flag(const char* name) const { return number(name, 0) != 0; }
 
  private:
@@ -40,7 +48,7 @@ struct OpCall {
   const Attrs* attrs;
   void* workspace;      // at least as large as the op's workspace function said; 64-byte aligned; contents undefined
   size_t workspace_bytes;
-  ThreadPool* pool;
+  ThreadPool* pool;     // the caller of the op keeps it alive
 };
 
 using OpRun = void (*)(const OpCall&);
