@@ -282,6 +282,8 @@ export class Checkpoint {
   /** Path of the index, if there are shards. */
   readonly index: string | undefined;
   readonly #storages = new Map<string, Storage>();
+  /** Of tensors that no op may read where they lie. */
+  readonly #copies = new Map<string, Storage>();
   readonly #descriptors = new Map<string, number>();
   #closed = false;
 
@@ -421,25 +423,37 @@ export class Checkpoint {
     }
   }
 
-  /** A tensor's place in the read-only mapping of its file. Programs and ops read the file's pages directly: nothing is copied. */
+  /**
+   * A tensor's place in the read-only mapping of its file. Programs and ops read the file's pages directly: nothing is copied but
+   * a tensor that does not start at a multiple of its element's size, as in files of writers that do not pad the header.
+   */
   ref(name: string): { readonly storage: Storage; readonly offset: number } {
     const tensor = this.get(name);
     this.#checkOpen();
-    let storage = this.#storages.get(tensor.file);
-    if (storage === undefined) {
-      storage = addon().mapFile(tensor.file);
-      this.#storages.set(tensor.file, storage);
+    let mapped = this.#storages.get(tensor.file);
+    if (mapped === undefined) {
+      mapped = addon().mapFile(tensor.file);
+      this.#storages.set(tensor.file, mapped);
     }
-    return { storage, offset: tensor.offset };
+    const elements = tensor.shape.reduce((product, length) => product * length, 1);
+    if (elements === 0 || tensor.offset % (tensor.bytes / elements) === 0) return { storage: mapped, offset: tensor.offset };
+    let copy = this.#copies.get(name);
+    if (copy === undefined) {
+      copy = addon().allocate(tensor.bytes, 'cpu');
+      addon().copy(copy, 0, mapped, tensor.offset, tensor.bytes);
+      this.#copies.set(name, copy);
+    }
+    return { storage: copy, offset: 0 };
   }
 
   /** Closes files and mappings. Nothing that `ref` returned may be used after; a program that is running keeps its mappings until it ends. */
   close(): void {
     this.#closed = true;
     for (const descriptor of this.#descriptors.values()) closeSync(descriptor);
-    for (const storage of this.#storages.values()) addon().release(storage);
+    for (const storage of [...this.#storages.values(), ...this.#copies.values()]) addon().release(storage);
     this.#descriptors.clear();
     this.#storages.clear();
+    this.#copies.clear();
   }
 
   #descriptor(file: string): number {
