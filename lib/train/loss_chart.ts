@@ -56,7 +56,7 @@ export async function lossChart(points: readonly LossPoint[], options: LossChart
     axis: { format: 'd', tickMinStep: 1, grid: false },
     scale: { nice: false },
   };
-  const y = { field: 'loss', type: 'quantitative', title: 'loss per target token (nats)', scale: { zero: false, padding: 12 } };
+  const y = { field: 'loss', type: 'quantitative', title: 'loss per target token (nats)', scale: { zero: false, nice: true } };
   const color = {
     field: 'series',
     type: 'nominal',
