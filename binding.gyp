@@ -20,9 +20,7 @@
       "target_name": "vltune",
       "sources": ["<!@(node scripts/sources.mjs native/binding native/runtime native/addon.cc)"],
       "dependencies": ["cpu_portable"],
-      # The whole archives: while kernels are being written their names are weak, and a weak name alone pulls nothing in.
-      "ldflags": ["-Wl,-z,nodelete", "-Wl,--exclude-libs,ALL", "-Wl,--whole-archive"],
-      "libraries": ["-Wl,--no-whole-archive"],
+      "ldflags": ["-Wl,-z,nodelete", "-Wl,--exclude-libs,ALL"],
       "conditions": [["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512", "cpu_amx"] }]]
     },
     { "target_name": "cpu_portable", "type": "static_library", "sources": ["<!@(node scripts/sources.mjs native/cpu)"], "defines": ["VLTUNE_ISA=portable"] }

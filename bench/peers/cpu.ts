@@ -303,9 +303,7 @@ async function training(): Promise<void> {
     for (const { name, shape } of TRAINED) {
       const model = join(folder, name.replace(' ', ''));
       mkdirSync(model);
-      execFileSync(python, [join(PEERS, 'make_model.py'), JSON.stringify(shape), model], {
-        stdio: ['ignore', 'pipe', 'inherit'],
-      });
+      execFileSync(python, [join(PEERS, 'make_model.py'), JSON.stringify(shape), model], { stdio: 'pipe' });
       const runs: { vltune: TrainingRun[]; peer: TrainingRun[] } = { vltune: [], peer: [] };
       for (let round = 0; round < rounds; round++) {
         runs.vltune.push(await trainVltune(model, dataset, join(folder, `${name}-${round}`), steps));

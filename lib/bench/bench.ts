@@ -15,7 +15,7 @@ export type Work = { readonly flops: number } | { readonly bytes: number };
  * - `gemm`: our own product of two 2048 x 2048 matrices of the same dtype, which is near what the cores can do;
  * - ops of its own: a kernel's plain form, such as the product that a LoRA layer contains.
  */
-export type Baseline = 'copy' | 'gemm' | { readonly name: string; build(b: Recorder): void };
+export type Baseline = 'copy' | 'gemm' | { readonly name: string; readonly work: Work; build(b: Recorder): void };
 
 export interface Bench {
   /** Op and variant, such as `linear nf4+lora`. */
@@ -88,12 +88,9 @@ function amount(work: Work): number {
 
 function resultOf(bench: Bench, { kernel, baseline, timeRatio }: Comparison): BenchResult {
   const done = amount(bench.work);
-  const [name, baselineWork] =
-    bench.baseline === 'copy'
-      ? ['copy', done]
-      : bench.baseline === 'gemm'
-        ? [`gemm ${SQUARE}^3`, 2 * SQUARE ** 3]
-        : [bench.baseline.name, done];
+  const against = bench.baseline;
+  const name = against === 'gemm' ? `gemm ${SQUARE}^3` : against === 'copy' ? against : against.name;
+  const baselineDone = against === 'gemm' ? 2 * SQUARE ** 3 : against === 'copy' ? done : amount(against.work);
   return {
     kernel: bench.kernel,
     shape: bench.shape,
@@ -101,8 +98,8 @@ function resultOf(bench: Bench, { kernel, baseline, timeRatio }: Comparison): Be
     time: kernel,
     rate: done / kernel.seconds / 1e9,
     unit: 'bytes' in bench.work ? 'GB/s' : 'GFLOP/s',
-    baseline: { name, time: baseline, rate: baselineWork / baseline.seconds / 1e9 },
-    ratio: (timeRatio * done) / baselineWork,
+    baseline: { name, time: baseline, rate: baselineDone / baseline.seconds / 1e9 },
+    ratio: typeof against === 'string' ? (timeRatio * done) / baselineDone : timeRatio,
   };
 }
 

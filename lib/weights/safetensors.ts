@@ -124,17 +124,39 @@ export async function readSafetensorsHeader(path: string, code: ErrorCode = 'ERR
 
 /** A copy of one tensor's bytes, for a file that is read once. `Checkpoint` keeps its files open. */
 export async function readTensor(tensor: TensorInfo, code: ErrorCode = 'ERR_BAD_CHECKPOINT'): Promise<Uint8Array<ArrayBuffer>> {
-  const into = new Uint8Array(tensor.bytes);
+  let all = new Uint8Array(0);
+  await readTensorPieces(
+    tensor,
+    tensor.bytes,
+    (bytes) => {
+      all = bytes;
+    },
+    code,
+  );
+  return all;
+}
+
+/** Reads one tensor in pieces of at most `pieceBytes`. `take` hears of each and of the byte it starts at; the buffer is used again. */
+export async function readTensorPieces(
+  tensor: TensorInfo,
+  pieceBytes: number,
+  take: (bytes: Uint8Array<ArrayBuffer>, from: number) => void,
+  code: ErrorCode = 'ERR_BAD_CHECKPOINT',
+): Promise<void> {
+  const buffer = new Uint8Array(Math.min(pieceBytes, tensor.bytes));
   let handle: FileHandle | undefined;
   try {
     handle = await open(tensor.file, 'r');
-    await readFully(handle, into, tensor.offset, tensor.file, code);
+    for (let from = 0; from < tensor.bytes; from += buffer.byteLength) {
+      const piece = buffer.subarray(0, Math.min(buffer.byteLength, tensor.bytes - from));
+      await readFully(handle, piece, tensor.offset + from, tensor.file, code);
+      take(piece, from);
+    }
   } catch (error) {
     throw ioError(error, 'read', tensor.file);
   } finally {
     await handle?.close();
   }
-  return into;
 }
 
 async function readFully(handle: FileHandle, into: Uint8Array, position: number, path: string, code: ErrorCode): Promise<void> {

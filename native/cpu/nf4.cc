@@ -135,11 +135,6 @@ template <class T> void quantize_part(const T* x, int count, uint8_t* codes, flo
 
 // ---- dequantise -----------------------------------------------------------------------------------------------------
 
-inline float block_scale(const Nf4State& state, int64_t block) {
-  if (state.absmax) return state.absmax[block];
-  return kDynamicMapSigned[state.absmax_u8[block]] * state.nested_absmax[block / kNf4NestedBlock] + state.offset;
-}
-
 // The 16 values that a block can hold, rounded to T. Looking them up gives the same bits as multiplying element by element.
 #if defined(__AVX512F__)
 
@@ -217,7 +212,7 @@ template <class T> void read(const Tensor& x, int64_t first, int64_t count, T* t
   while (count > 0) {
     const int64_t block = first / kBlock, offset = first % kBlock;
     const int64_t part = count < kBlock - offset ? count : kBlock - offset;
-    const float scale = block_scale(x.nf4, block);
+    const float scale = nf4_scale(x.nf4, block);
     if (part == kBlock) {
       read_block(codes + first / 2, scale, to);
     } else {

@@ -3,17 +3,15 @@
 #pragma once
 #include "../runtime/op.h"
 
-#define VLTUNE_WEAK __attribute__((weak))  // while kernels are being written
-
 #define VLTUNE_CPU_OP(name)                                          \
   namespace vltune::cpu {                                            \
-  namespace portable { void name(const OpCall&) VLTUNE_WEAK; }                   \
-  namespace avx2 { void name(const OpCall&) VLTUNE_WEAK; }                       \
-  namespace avx512 { void name(const OpCall&) VLTUNE_WEAK; }                     \
+  namespace portable { void name(const OpCall&); }                   \
+  namespace avx2 { void name(const OpCall&); }                       \
+  namespace avx512 { void name(const OpCall&); }                     \
   }
 #define VLTUNE_CPU_OP_WORKSPACE(name)                                \
   namespace vltune::cpu {                                            \
-  namespace portable { size_t name##_workspace(const OpCall&) VLTUNE_WEAK; }     \
-  namespace avx2 { size_t name##_workspace(const OpCall&) VLTUNE_WEAK; }         \
-  namespace avx512 { size_t name##_workspace(const OpCall&) VLTUNE_WEAK; }       \
+  namespace portable { size_t name##_workspace(const OpCall&); }     \
+  namespace avx2 { size_t name##_workspace(const OpCall&); }         \
+  namespace avx512 { size_t name##_workspace(const OpCall&); }       \
   }

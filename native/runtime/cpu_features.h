@@ -1,4 +1,4 @@
-// What this CPU can do, read once; VLTUNE_ISA=portable|avx2|avx512|amx caps it (for tests and for comparing).
+// What this CPU can do, read once; VLTUNE_ISA=portable|avx2|avx512|avx512_bf16|amx caps it (for tests and for comparing).
 #pragma once
 
 namespace vltune {

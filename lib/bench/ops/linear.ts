@@ -67,9 +67,10 @@ export function linearBenches(): Bench[] {
       const product = 2 * TOKENS * width * out;
       const adapter = 2 * TOKENS * RANK * (width + out);
       const bare = productBench(dtype, TOKENS, width, out);
-      const bareForward = { name: 'bare product', build: bare.build };
+      const bareForward = { name: 'bare product', work: bare.work, build: bare.build };
       const bareBackward = {
         name: 'bare product',
+        work: bare.work,
         build: (b: Recorder) => backward(b, layer(b, dtype, width, out, 'dense'), dtype, false),
       };
       return [
