@@ -24,15 +24,8 @@ class Attrs {
     const double* value = find(name);
     return value ? *value : fallback;
   }
-  // ERR_ARGUMENT: not a whole number that a double holds exactly.
-  int64_t integer(const char* name, int64_t fallback) const {
-    const double* value = find(name);
-    if (!value) return fallback;
-    constexpr double kMost = 9007199254740992.0;
-    VLTUNE_CHECK(*value >= -kMost && *value <= kMost && *value == static_cast<double>(static_cast<int64_t>(*value)),
-                 "ERR_ARGUMENT", "attribute %s is %g, expected a whole number", name, *value);
-    return static_cast<int64_t>(*value);
-  }
+  // ERR_ARGUMENT: not a whole number that a double holds exactly. Out of line for the reason that error.h gives.
+  int64_t integer(const char* name, int64_t fallback) const;
   bool flag(const char* name) const { return number(name, 0) != 0; }
 
  private:
