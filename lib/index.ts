@@ -24,6 +24,7 @@ export {
   type GeneratorOptions,
 } from './generate/generate.js';
 export type { Sampling } from './generate/sampler.js';
+export type { RecomputeLevel } from './graph/recompute.js';
 export { supportedModelTypes } from './models/registry.js';
 export type { GivenOptions } from './options.js';
 export {
@@ -42,6 +43,7 @@ export { type DownloadProgress, type ResolveModelOptions, resolveModel } from '.
 export {
   type Adapter,
   type AdapterConfig,
+  type AdapterModule,
   type LoraModule,
   readAdapter,
   type WriteAdapterOptions,
@@ -49,3 +51,4 @@ export {
 } from './weights/lora.js';
 export { type MergeOptions, type MergeResult, mergeAdapter } from './weights/merge.js';
 export { type QuantizeOptions, type QuantizeResult, quantizeCheckpoint } from './weights/quantize.js';
+export type { ModulePattern } from './weights/target_modules.js';

@@ -18,8 +18,13 @@ export {
   type Device,
   type Dim,
   type DType,
+  type Executable,
   type MemoryInfo,
+  type NativeOp,
+  type NativeProgram,
+  type NativeValue,
   type Nf4Ref,
+  type OpTime,
   type Storage,
   type TensorRef,
 } from '../native.js';
