@@ -46,7 +46,7 @@ export interface Run {
 }
 
 /** What Node's heap grows by while a run goes on: batches, events, the log. */
-const HEAP_GROWTH = 8 << 20;
+const HEAP_GROWTH = 4 << 20;
 
 export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Run> {
   if (args.threads !== undefined) addon().setThreads(args.threads);
