@@ -7,6 +7,7 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, realpath, rename, rm, stat } from 'node:fs/promises';
 import { VltuneError } from '../errors.js';
+import { ioError } from '../files.js';
 import { alpacaTexts } from './alpaca.js';
 import { type ExactValue, parseExact, pythonDump } from './json.js';
 import { placeName, type RawRecord, readRecords } from './records.js';
@@ -110,10 +111,12 @@ class OutputFile {
       return new OutputFile(await open(beside, 'wx'), target, beside);
     } catch (cause) {
       if (cause instanceof VltuneError) throw cause;
-      const { code, message } = cause as NodeJS.ErrnoException;
+      const { code } = cause as NodeJS.ErrnoException;
       if (code === 'ENOENT' || code === 'ENOTDIR')
         throw new VltuneError('ERR_NOT_FOUND', `${path}: its folder does not exist`, { cause });
-      throw new VltuneError('ERR_IO', `${path}: cannot be written: ${message}`, { cause });
+      if (code === 'EACCES' || code === 'EROFS')
+        throw new VltuneError('ERR_USAGE', `--output: ${ioError(cause, 'write', path).message}`, { cause });
+      throw ioError(cause, 'write', path);
     }
   }
 
@@ -134,7 +137,7 @@ class OutputFile {
     try {
       await work();
     } catch (cause) {
-      throw new VltuneError('ERR_IO', `${this.target}: cannot be written: ${(cause as Error).message}`, { cause });
+      throw ioError(cause, 'write', this.target);
     }
   }
 

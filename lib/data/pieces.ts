@@ -95,11 +95,14 @@ const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
   ],
 ]);
 
-const COVERED =
+/** Searches for the first that is not; a match of a whole long text would need a stack as long. */
+const UNCOVERED =
   // biome-ignore lint/suspicious/noMisleadingCharacterClass: combining marks and joiners stand for themselves
-  /^[\0-\x84\x86-\u052f\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u1100-\u11ff\u1e00-\u218f\u2190-\u2bff\u2e00-\u30ff\u3200-\u33ff\u3400-\u4db5\u4e00-\u9fd5\uac00-\ud7a3\uf900-\ufaff\ufe00-\ufe0f\uff00-\uffef\u{1f000}-\u{1faff}]*$/u;
-const ASCII = /^[\0-\x7f]*$/;
-const NEEDS_NO_NORMALIZER = /^[\0-\u02ff]*$/;
+  /[^\0-\x84\x86-\u052f\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u1100-\u11ff\u1e00-\u218f\u2190-\u2bff\u2e00-\u30ff\u3200-\u33ff\u3400-\u4db5\u4e00-\u9fd5\uac00-\ud7a3\uf900-\ufaff\ufe00-\ufe0f\uff00-\uffef\u{1f000}-\u{1faff}]/u;
+const BEYOND_ASCII = /[^\0-\x7f]/;
+/** Units of a text beyond ASCII that the expression is given at once: it needs stack for each character of a piece. */
+const STRETCH = 1 << 18;
+const MAY_NEED_NORMALIZER = /[^\0-\u02ff]/;
 
 interface AddedToken {
   readonly id: number;
@@ -259,7 +262,7 @@ export class PieceCache {
 
   /** Whether this text is cut here as Rust cuts it. */
   covers(text: string): boolean {
-    return COVERED.test(text);
+    return !UNCOVERED.test(text);
   }
 
   /** Appends the ids of a covered text to `out`, and for pieces that are not in the table their stand-in from `missing`. */
@@ -282,7 +285,7 @@ export class PieceCache {
   /** Text between added tokens. */
   private plain(text: string, out: IntBuffer, missing: MissingPieces): void {
     const { table, splitter } = this;
-    if (ASCII.test(text)) {
+    if (!BEYOND_ASCII.test(text)) {
       for (let at = 0; at < text.length; ) {
         const end = splitter.nextAscii(text, at);
         if (!table.appendIds(text, at, end, out)) out.push(missing.standIn(text.slice(at, end)));
@@ -290,9 +293,19 @@ export class PieceCache {
       }
       return;
     }
-    const normal = this.normalizes && !NEEDS_NO_NORMALIZER.test(text) ? text.normalize('NFC') : text;
-    for (const piece of normal.match(splitter.expression) ?? []) {
-      if (!table.appendIds(piece, 0, piece.length, out)) out.push(missing.standIn(piece));
+    const normal = this.normalizes && MAY_NEED_NORMALIZER.test(text) ? text.normalize('NFC') : text;
+    for (let at = 0; at < normal.length; ) {
+      const pieces = normal.slice(at, at + STRETCH).match(splitter.expression) ?? [];
+      // What follows may lengthen the last piece, and white space the one before it too: they are cut again with what follows.
+      const sure = at + STRETCH >= normal.length ? pieces.length : pieces.length - 2;
+      if (sure <= 0) {
+        out.push(missing.standIn(normal.slice(at)));
+        return;
+      }
+      for (const piece of pieces.slice(0, sure)) {
+        if (!table.appendIds(piece, 0, piece.length, out)) out.push(missing.standIn(piece));
+        at += piece.length;
+      }
     }
   }
 

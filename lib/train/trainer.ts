@@ -1,5 +1,5 @@
 /** The training loop: updates over micro-batches, with logging, evaluation, checkpoints and resume. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { type Batch, buildBatch } from '../data/batches.js';
 import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput } from '../files.js';
@@ -102,7 +102,7 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     run.step.allocate();
     if (resumed) await restoreState(run, resumed);
     else await initializeParameters(run);
-    await mkdir(args.outputDir, { recursive: true });
+    const created = (await mkdir(args.outputDir, { recursive: true })) !== undefined;
     const report = args.reportTo === 'tensorboard' ? await TensorBoardReport.open(args.outputDir) : undefined;
     const onEvent = (event: TrainEvent): void => {
       report?.onEvent(event);
@@ -111,6 +111,10 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     try {
       const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent });
       return await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+    } catch (error) {
+      // A run that failed before it saved anything leaves no empty folder.
+      if (created) await rmdir(args.outputDir).catch(() => {});
+      throw error;
     } finally {
       await report?.close();
     }
@@ -167,6 +171,7 @@ interface Window {
   updates: number;
   tokens: number;
   targets: number;
+  /** When training began, moved on by the time that evaluating and saving took. */
   started: number;
 }
 
@@ -283,8 +288,10 @@ class TrainingLoop {
   async #afterUpdate(): Promise<void> {
     const { saveStrategy, saveSteps, evalSteps } = this.#args;
     const epochEnds = this.#done % this.#run.batches.updatesPerEpoch === 0 || this.#done === this.#run.totalSteps;
+    const began = performance.now();
     if (this.#run.evalBatches && (evalSteps === undefined ? epochEnds : this.#done % evalSteps === 0)) await this.#evaluate();
     if (saveStrategy === 'steps' ? this.#done % saveSteps === 0 : saveStrategy === 'epoch' && epochEnds) await this.#save();
+    this.#window.started += performance.now() - began;
   }
 
   #logStep(gradNorm: number, rate: number): void {
@@ -316,7 +323,6 @@ class TrainingLoop {
     const epoch = this.#epoch();
     this.#log.push({ epoch, step: this.#done, eval_loss: loss });
     this.#emit({ event: 'eval', step: this.#done, epoch, eval_loss: loss, num_target_tokens: targets });
-    this.#window.started = performance.now();
   }
 
   async #save(): Promise<string> {

@@ -170,6 +170,13 @@ export class TrainingStep {
     return this.#readFlat(name, this.#allocated().grads);
   }
 
+  /** Fills `into` with a parameter's numbers from element `from` of it. */
+  readParameterPart(name: string, from: number, into: Float32Array): void {
+    const parameter = this.#parameter(name);
+    checkPart(name, parameter.numel, from, into.length);
+    addon().read(this.#allocated().params, (parameter.offset + from) * 4, into);
+  }
+
   writeParameter(name: string, data: Float32Array): void {
     const parameter = this.#parameter(name);
     if (data.length !== parameter.numel) {
@@ -178,23 +185,28 @@ export class TrainingStep {
     addon().write(this.#allocated().params, parameter.offset * 4, data);
   }
 
+  writeParameterPart(name: string, from: number, data: Float32Array): void {
+    const parameter = this.#parameter(name);
+    checkPart(name, parameter.numel, from, data.length);
+    addon().write(this.#allocated().params, (parameter.offset + from) * 4, data);
+  }
+
   /** Where a parameter lies, for loading it from a mapped file. */
   parameterPlace(name: string): Place {
     return { storage: this.#allocated().params, offset: this.#parameter(name).offset * 4 };
   }
 
-  /** One array of optimizer state (see `OptimizerLayout.arrays`). */
-  readState(name: string): Uint8Array {
+  /** Fills `into` with an array of optimizer state (see `OptimizerLayout.arrays`) from byte `from` of it. */
+  readStatePart(name: string, from: number, into: Uint8Array): void {
     const { offset, bytes } = this.#stateSlot(name);
-    const data = new Uint8Array(bytes);
-    addon().read(this.#allocated().state, offset, data);
-    return data;
+    checkPart(name, bytes, from, into.length);
+    addon().read(this.#allocated().state, offset + from, into);
   }
 
-  writeState(name: string, data: Uint8Array): void {
+  writeStatePart(name: string, from: number, data: Uint8Array): void {
     const { offset, bytes } = this.#stateSlot(name);
-    if (data.byteLength !== bytes) throw new VltuneError('ERR_SHAPE', `${name}: expected ${bytes} bytes, got ${data.byteLength}`);
-    addon().write(this.#allocated().state, offset, data);
+    checkPart(name, bytes, from, data.length);
+    addon().write(this.#allocated().state, offset + from, data);
   }
 
   /** Where the time of all micro-steps so far went, by op. */
@@ -355,4 +367,9 @@ function lengths(batch: MicroBatch): Record<string, number> {
 
 function mib(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+}
+
+function checkPart(name: string, size: number, from: number, length: number): void {
+  if (from < 0 || from + length > size)
+    throw new VltuneError('ERR_SHAPE', `${name}: ${from} to ${from + length} is out of its ${size}`);
 }

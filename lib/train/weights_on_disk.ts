@@ -9,8 +9,9 @@ import { bf16ToF32, f16ToF32, f32ToBf16 } from '../weights/float16.js';
 import { isJsonObject, type JsonObject } from '../weights/json.js';
 import { readAdapter, writeAdapter } from '../weights/lora.js';
 import { copyOtherFiles } from '../weights/model_files.js';
-import { readTensor, type TensorEntry, type TensorInfo, writeCheckpoint } from '../weights/safetensors.js';
+import { readTensorPieces, type TensorEntry, type TensorInfo, writeCheckpoint } from '../weights/safetensors.js';
 import { OPTIMIZER_FILE, type SavedCheckpoint } from './checkpoint.js';
+import type { StateArray } from './optimizer.js';
 import type { Run } from './run.js';
 
 /** Sets the trainable parameters as a new run starts with them. */
@@ -80,13 +81,19 @@ async function saveAdapter(run: Run, folder: string): Promise<void> {
 async function saveModel(run: Run, folder: string): Promise<void> {
   const { model, trainables, args, step } = run;
   const dtype = args.dtype === 'bfloat16' ? 'BF16' : 'F32';
-  const valuesOf = (tensor: TensorInfo): Float32Array => {
-    if (trainables.layout.get(tensor.name)) return step.readParameter(tensor.name);
-    const bytes = model.checkpoint.bytes(tensor.name);
-    const values = new Float32Array(bytes.byteLength / (tensor.dtype === 'F32' ? 4 : 2));
-    if (tensor.dtype === 'F32') new Uint8Array(values.buffer).set(bytes);
-    else (tensor.dtype === 'BF16' ? bf16ToF32 : f16ToF32)(new Uint16Array(bytes.buffer, bytes.byteOffset, values.length), values);
-    return values;
+  const values = new Float32Array(PIECE_ELEMENTS);
+  const halves = new Uint16Array(PIECE_ELEMENTS);
+  /** Fills `into` with a tensor's numbers from element `from` of it. */
+  const read = (tensor: TensorInfo, from: number, into: Float32Array): void => {
+    if (trainables.layout.get(tensor.name)) {
+      step.readParameterPart(tensor.name, from, into);
+    } else if (tensor.dtype === 'F32') {
+      model.checkpoint.read(tensor, from * 4, bytesOf(into));
+    } else {
+      const stored = halves.subarray(0, into.length);
+      model.checkpoint.read(tensor, from * 2, bytesOf(stored));
+      (tensor.dtype === 'BF16' ? bf16ToF32 : f16ToF32)(stored, into);
+    }
   };
   const entries = [...model.checkpoint.tensors.values()].map(
     (tensor): TensorEntry => ({
@@ -94,16 +101,34 @@ async function saveModel(run: Run, folder: string): Promise<void> {
       dtype,
       shape: tensor.shape,
       data: async (sink) => {
-        const values = valuesOf(tensor);
-        const stored = dtype === 'BF16' ? new Uint16Array(values.length) : values;
-        if (stored instanceof Uint16Array) f32ToBf16(values, stored);
-        await sink.write(new Uint8Array(stored.buffer));
+        for (const { from, length } of pieces(
+          tensor.shape.reduce((product, size) => product * size, 1),
+          PIECE_ELEMENTS,
+        )) {
+          const piece = values.subarray(0, length);
+          read(tensor, from, piece);
+          const stored = dtype === 'BF16' ? halves.subarray(0, length) : piece;
+          if (stored instanceof Uint16Array) f32ToBf16(piece, stored);
+          await sink.write(bytesOf(stored));
+        }
       },
     }),
   );
   await writeCheckpoint(folder, entries);
   await copyOtherFiles(model.folder, folder, ['config.json']);
   await writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(withDtype(model.config, args.dtype), null, 2)}\n`);
+}
+
+/** Numbers that are held in memory beside the run's own while it is saved or taken up again: 4 MiB of them. */
+const PIECE_ELEMENTS = 1 << 20;
+const PIECE_BYTES = 4 * PIECE_ELEMENTS;
+
+function* pieces(total: number, size: number): Generator<{ from: number; length: number }> {
+  for (let from = 0; from < total; from += size) yield { from, length: Math.min(size, total - from) };
+}
+
+function bytesOf(array: Float32Array | Uint16Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }
 
 /** A config that says which dtype its weights are in, wherever it said so before (`torch_dtype` in older files). */
@@ -125,7 +150,14 @@ export function stateTensors(run: Run): TensorEntry[] {
         name: MASTER + parameter.name,
         dtype: 'F32',
         shape: parameter.shape,
-        data: async (sink) => sink.write(new Uint8Array(step.readParameter(parameter.name).buffer)),
+        data: async (sink) => {
+          const values = new Float32Array(Math.min(PIECE_ELEMENTS, parameter.numel));
+          for (const { from, length } of pieces(parameter.numel, PIECE_ELEMENTS)) {
+            const piece = values.subarray(0, length);
+            step.readParameterPart(parameter.name, from, piece);
+            await sink.write(bytesOf(piece));
+          }
+        },
       }),
     ),
     ...optimizer.arrays.map(
@@ -133,7 +165,15 @@ export function stateTensors(run: Run): TensorEntry[] {
         name: array.name,
         dtype: array.dtype === 'u8' ? 'U8' : 'F32',
         shape: [array.elements],
-        data: async (sink) => sink.write(step.readState(array.name)),
+        data: async (sink) => {
+          const total = stateBytes(array);
+          const bytes = new Uint8Array(Math.min(PIECE_BYTES, total));
+          for (const { from, length } of pieces(total, PIECE_BYTES)) {
+            const piece = bytes.subarray(0, length);
+            step.readStatePart(array.name, from, piece);
+            await sink.write(piece);
+          }
+        },
       }),
     ),
   ];
@@ -141,10 +181,14 @@ export function stateTensors(run: Run): TensorEntry[] {
 
 const MASTER = 'master.';
 
+function stateBytes({ dtype, elements }: StateArray): number {
+  return elements * (dtype === 'u8' ? 1 : 4);
+}
+
 /** Takes up what `saveWeights` and `stateTensors` saved in a checkpoint. ERR_BAD_CHECKPOINT if something is missing or misshapen. */
 export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promise<void> {
   const { step, optimizer, trainables } = run;
-  const read = async (name: string, bytes: number): Promise<Uint8Array<ArrayBuffer>> => {
+  const read = async (name: string, bytes: number, take: (piece: Uint8Array, from: number) => void): Promise<void> => {
     const tensor = checkpoint.optimizer.get(name);
     if (!tensor || tensor.bytes !== bytes) {
       const found = tensor ? `${tensor.bytes} bytes` : 'nothing';
@@ -153,11 +197,13 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
         `${join(checkpoint.folder, OPTIMIZER_FILE)}: tensor ${name}: expected ${bytes} bytes, found ${found}`,
       );
     }
-    return readTensor(tensor);
+    await readTensorPieces(tensor, PIECE_BYTES, take);
   };
   if (trainables.mode === 'full') {
     for (const { name, numel } of trainables.layout.parameters) {
-      step.writeParameter(name, new Float32Array((await read(MASTER + name, numel * 4)).buffer));
+      await read(MASTER + name, numel * 4, (piece, from) =>
+        step.writeParameterPart(name, from / 4, new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4)),
+      );
     }
   } else {
     const saved = await readAdapter(checkpoint.folder);
@@ -175,5 +221,5 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
     }
   }
   for (const array of optimizer.arrays)
-    step.writeState(array.name, await read(array.name, array.elements * (array.dtype === 'u8' ? 1 : 4)));
+    await read(array.name, stateBytes(array), (piece, from) => step.writeStatePart(array.name, from, piece));
 }

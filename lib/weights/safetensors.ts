@@ -124,17 +124,39 @@ export async function readSafetensorsHeader(path: string, code: ErrorCode = 'ERR
 
 /** A copy of one tensor's bytes, for a file that is read once. `Checkpoint` keeps its files open. */
 export async function readTensor(tensor: TensorInfo, code: ErrorCode = 'ERR_BAD_CHECKPOINT'): Promise<Uint8Array<ArrayBuffer>> {
-  const into = new Uint8Array(tensor.bytes);
+  let all = new Uint8Array(0);
+  await readTensorPieces(
+    tensor,
+    tensor.bytes,
+    (bytes) => {
+      all = bytes;
+    },
+    code,
+  );
+  return all;
+}
+
+/** Reads one tensor in pieces of at most `pieceBytes`. `take` hears of each and of the byte it starts at; the buffer is used again. */
+export async function readTensorPieces(
+  tensor: TensorInfo,
+  pieceBytes: number,
+  take: (bytes: Uint8Array<ArrayBuffer>, from: number) => void,
+  code: ErrorCode = 'ERR_BAD_CHECKPOINT',
+): Promise<void> {
+  const buffer = new Uint8Array(Math.min(pieceBytes, tensor.bytes));
   let handle: FileHandle | undefined;
   try {
     handle = await open(tensor.file, 'r');
-    await readFully(handle, into, tensor.offset, tensor.file, code);
+    for (let from = 0; from < tensor.bytes; from += buffer.byteLength) {
+      const piece = buffer.subarray(0, Math.min(buffer.byteLength, tensor.bytes - from));
+      await readFully(handle, piece, tensor.offset + from, tensor.file, code);
+      take(piece, from);
+    }
   } catch (error) {
     throw ioError(error, 'read', tensor.file);
   } finally {
     await handle?.close();
   }
-  return into;
 }
 
 async function readFully(handle: FileHandle, into: Uint8Array, position: number, path: string, code: ErrorCode): Promise<void> {
@@ -282,6 +304,8 @@ export class Checkpoint {
   /** Path of the index, if there are shards. */
   readonly index: string | undefined;
   readonly #storages = new Map<string, Storage>();
+  /** Of tensors that no op may read where they lie. */
+  readonly #copies = new Map<string, Storage>();
   readonly #descriptors = new Map<string, number>();
   #closed = false;
 
@@ -421,25 +445,37 @@ export class Checkpoint {
     }
   }
 
-  /** A tensor's place in the read-only mapping of its file. Programs and ops read the file's pages directly: nothing is copied. */
+  /**
+   * A tensor's place in the read-only mapping of its file. Programs and ops read the file's pages directly: nothing is copied but
+   * a tensor that does not start at a multiple of its element's size, as in files of writers that do not pad the header.
+   */
   ref(name: string): { readonly storage: Storage; readonly offset: number } {
     const tensor = this.get(name);
     this.#checkOpen();
-    let storage = this.#storages.get(tensor.file);
-    if (storage === undefined) {
-      storage = addon().mapFile(tensor.file);
-      this.#storages.set(tensor.file, storage);
+    let mapped = this.#storages.get(tensor.file);
+    if (mapped === undefined) {
+      mapped = addon().mapFile(tensor.file);
+      this.#storages.set(tensor.file, mapped);
     }
-    return { storage, offset: tensor.offset };
+    const elements = tensor.shape.reduce((product, length) => product * length, 1);
+    if (elements === 0 || tensor.offset % (tensor.bytes / elements) === 0) return { storage: mapped, offset: tensor.offset };
+    let copy = this.#copies.get(name);
+    if (copy === undefined) {
+      copy = addon().allocate(tensor.bytes, 'cpu');
+      addon().copy(copy, 0, mapped, tensor.offset, tensor.bytes);
+      this.#copies.set(name, copy);
+    }
+    return { storage: copy, offset: 0 };
   }
 
   /** Closes files and mappings. Nothing that `ref` returned may be used after; a program that is running keeps its mappings until it ends. */
   close(): void {
     this.#closed = true;
     for (const descriptor of this.#descriptors.values()) closeSync(descriptor);
-    for (const storage of this.#storages.values()) addon().release(storage);
+    for (const storage of [...this.#storages.values(), ...this.#copies.values()]) addon().release(storage);
     this.#descriptors.clear();
     this.#storages.clear();
+    this.#copies.clear();
   }
 
   #descriptor(file: string): number {

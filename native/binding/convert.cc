@@ -46,11 +46,11 @@ void read_shape(Tensor& tensor, const Napi::Object& object, const char* what) {
   Napi::Value shape = object.Get("shape");
   VLTUNE_CHECK(shape.IsArray(), "ERR_ARGUMENT", "%s: shape must be a list of numbers", what);
   Napi::Array list = shape.As<Napi::Array>();
-  VLTUNE_CHECK(list.Length() >= 1 && list.Length() <= kMaxRank, "ERR_SHAPE", "%s: rank must be 1 to %d, got %u", what, kMaxRank,
-               list.Length());
-  tensor.rank = static_cast<uint8_t>(list.Length());
-  for (uint32_t i = 0; i < list.Length(); ++i)
-    tensor.shape[i] = static_cast<int64_t>(bytes_argument(list.Get(i), what));
+  const uint32_t rank = list.Length();  // read once: elements may be getters that change the list
+  VLTUNE_CHECK(rank >= 1 && rank <= kMaxRank, "ERR_SHAPE", "%s: rank must be 1 to %d, got %u", what, kMaxRank, rank);
+  for (uint32_t i = 0; i < rank; ++i) tensor.shape[i] = static_cast<int64_t>(bytes_argument(list.Get(i), what));
+  tensor.rank = static_cast<uint8_t>(rank);
+  check_numel(tensor, what);
 }
 
 }  // namespace
@@ -105,7 +105,21 @@ Attrs attrs_argument(const Napi::Value& value) {
   return attrs;
 }
 
-std::byte* range_of(const Storage& storage, size_t offset, size_t bytes, const char* what) {
+void check_numel(const Tensor& tensor, const char* what) {
+  constexpr int64_t kMost = int64_t{1} << 53;
+  int64_t product = 1;  // of the lengths but 0, so that no order of multiplication overflows
+  for (int i = 0; i < tensor.rank; ++i) {
+    const int64_t length = tensor.shape[i];
+    if (length == 0) continue;
+    VLTUNE_CHECK(length <= kMost / product, "ERR_SHAPE", "%s: a shape of more than 2^53 elements", what);
+    product *= length;
+  }
+}
+
+size_t element_bytes(DType dtype) { return dtype_bytes(dtype, 1); }
+
+std::byte* range_of(const Storage& storage, size_t offset, size_t bytes, const char* what, size_t alignment) {
+  VLTUNE_CHECK(offset % alignment == 0, "ERR_ARGUMENT", "%s: offset %zu, expected a multiple of %zu", what, offset, alignment);
   VLTUNE_CHECK(offset <= storage.bytes() && bytes <= storage.bytes() - offset, "ERR_ARGUMENT",
                "%s: bytes %zu to %zu do not lie in a storage of %zu", what, offset, offset + bytes, storage.bytes());
   return storage.data() + offset;
@@ -115,22 +129,22 @@ void bind_nf4(Tensor& tensor, const Napi::Value& value, std::vector<std::shared_
   VLTUNE_CHECK(value.IsObject(), "ERR_ARGUMENT", "an nf4 tensor needs its scales (nf4)");
   Napi::Object nf4 = value.As<Napi::Object>();
   const size_t blocks = static_cast<size_t>((tensor.numel() + kNf4Block - 1) / kNf4Block);
-  auto bind = [&](const char* name, size_t bytes) -> std::byte* {
+  auto bind = [&](const char* name, size_t bytes, size_t alignment) -> std::byte* {
     Napi::Value part = nf4.Get(name);
     VLTUNE_CHECK(part.IsObject(), "ERR_ARGUMENT", "nf4.%s: expected {storage, offset}", name);
     Napi::Object object = part.As<Napi::Object>();
     keep.push_back(storage_of(object.Get("storage")));
-    return range_of(*keep.back(), bytes_argument(object.Get("offset"), name), bytes, name);
+    return range_of(*keep.back(), bytes_argument(object.Get("offset"), name), bytes, name, alignment);
   };
   if (nf4.Has("absmaxU8")) {
     const size_t nested = (blocks + kNf4NestedBlock - 1) / kNf4NestedBlock;
-    tensor.nf4.absmax_u8 = reinterpret_cast<const uint8_t*>(bind("absmaxU8", blocks));
-    tensor.nf4.nested_absmax = reinterpret_cast<const float*>(bind("nestedAbsmax", nested * 4));
+    tensor.nf4.absmax_u8 = reinterpret_cast<const uint8_t*>(bind("absmaxU8", blocks, 1));
+    tensor.nf4.nested_absmax = reinterpret_cast<const float*>(bind("nestedAbsmax", nested * 4, 4));
     Napi::Value offset = nf4.Get("nestedOffset");
     VLTUNE_CHECK(offset.IsNumber(), "ERR_ARGUMENT", "nf4.nestedOffset: expected a number");
     tensor.nf4.offset = offset.As<Napi::Number>().FloatValue();
   } else {
-    tensor.nf4.absmax = reinterpret_cast<const float*>(bind("absmax", blocks * 4));
+    tensor.nf4.absmax = reinterpret_cast<const float*>(bind("absmax", blocks * 4, 4));
   }
 }
 
@@ -149,7 +163,7 @@ std::vector<BoundTensor> tensors_argument(const Napi::Value& value, const char* 
     const Storage& storage = *bound.storages.back();
     bound.tensor.device = storage.device();
     bound.tensor.data = range_of(storage, bytes_argument(object.Get("offset"), what),
-                                 dtype_bytes(bound.tensor.dtype, bound.tensor.numel()), what);
+                                 dtype_bytes(bound.tensor.dtype, bound.tensor.numel()), what, element_bytes(bound.tensor.dtype));
     if (bound.tensor.dtype == DType::NF4) bind_nf4(bound.tensor, object.Get("nf4"), bound.storages);
   }
   return tensors;

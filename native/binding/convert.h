@@ -29,8 +29,12 @@ std::vector<BoundTensor> tensors_argument(const Napi::Value& value, const char* 
 std::vector<Tensor> shapes_argument(const Napi::Value& value, const char* what);
 // Binds scales to an NF4 tensor; appends what must be kept alive.
 void bind_nf4(Tensor& tensor, const Napi::Value& nf4, std::vector<std::shared_ptr<Storage>>& keep);
-// Pointer to [offset, offset + bytes) of a storage. ERR_ARGUMENT if it does not lie within.
-std::byte* range_of(const Storage& storage, size_t offset, size_t bytes, const char* what);
+// What the number of elements can be counted in: no product of lengths overflows. ERR_SHAPE, naming `what`.
+void check_numel(const Tensor& tensor, const char* what);
+// Bytes of one element, of which the offset of a tensor is a multiple.
+size_t element_bytes(DType dtype);
+// Pointer to [offset, offset + bytes) of a storage. ERR_ARGUMENT if it does not lie within, or offset is no multiple of `alignment`.
+std::byte* range_of(const Storage& storage, size_t offset, size_t bytes, const char* what, size_t alignment = 1);
 
 // The view's memory.
 std::pair<std::byte*, size_t> view_argument(const Napi::Value& value, const char* what);

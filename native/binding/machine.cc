@@ -15,9 +15,10 @@ Napi::Value op_names(const Napi::CallbackInfo& info) {
 Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const CpuFeatures& cpu = cpu_features();
+  const int threads = guarded(env, [] { return default_pool()->size(); });
   Napi::Object object = Napi::Object::New(env);
   object.Set("model", Napi::String::New(env, cpu.model));
-  object.Set("threads", Napi::Number::New(env, default_pool().size()));
+  object.Set("threads", Napi::Number::New(env, threads));
   object.Set("isa", Napi::String::New(env, cpu::isa_name()));
   object.Set("avx512Bf16", Napi::Boolean::New(env, cpu.avx512_bf16));
   object.Set("avx512Vnni", Napi::Boolean::New(env, cpu.avx512_vnni));
@@ -28,7 +29,8 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
 Napi::Value set_threads(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const size_t threads = bytes_argument(info[0], "threads");
-    VLTUNE_CHECK(threads >= 1 && threads <= 1024, "ERR_ARGUMENT", "threads: expected 1 to 1024, got %zu", threads);
+    VLTUNE_CHECK(threads >= 1 && threads <= kMostThreads, "ERR_ARGUMENT", "threads: expected 1 to %d, got %zu", kMostThreads,
+                 threads);
     set_default_pool_threads(static_cast<int>(threads));
     return info.Env().Undefined();
   });

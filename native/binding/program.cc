@@ -28,6 +28,11 @@ std::vector<int> indices(const Napi::Value& value, size_t limit, const char* wha
   return result;
 }
 
+Napi::Object object_of(const Napi::Value& value, const char* what) {
+  VLTUNE_CHECK(value.IsObject(), "ERR_ARGUMENT", "%s: expected an object", what);
+  return value.As<Napi::Object>();
+}
+
 void read_dims(Program& program, const Napi::Object& dims) {
   Napi::Array names = dims.GetPropertyNames();
   for (uint32_t i = 0; i < names.Length(); ++i) {
@@ -42,9 +47,10 @@ void read_value(Program& program, const Napi::Object& object, Storage* arena) {
   Napi::Value shape = object.Get("shape");
   VLTUNE_CHECK(shape.IsArray(), "ERR_ARGUMENT", "values: shape must be a list");
   Napi::Array list = shape.As<Napi::Array>();
-  VLTUNE_CHECK(list.Length() >= 1 && list.Length() <= kMaxRank, "ERR_SHAPE", "values: rank must be 1 to %d", kMaxRank);
-  value.tensor.rank = static_cast<uint8_t>(list.Length());
-  for (uint32_t d = 0; d < list.Length(); ++d) {
+  const uint32_t rank = list.Length();  // read once: elements may be getters that change the list
+  VLTUNE_CHECK(rank >= 1 && rank <= kMaxRank, "ERR_SHAPE", "values: rank must be 1 to %d", kMaxRank);
+  value.tensor.rank = static_cast<uint8_t>(rank);
+  for (uint32_t d = 0; d < rank; ++d) {
     Napi::Value dim = list.Get(d);
     if (!dim.IsString()) {
       value.tensor.shape[d] = static_cast<int64_t>(bytes_argument(dim, "values: shape"));
@@ -56,25 +62,22 @@ void read_value(Program& program, const Napi::Object& object, Storage* arena) {
     VLTUNE_CHECK(value.dims[d] >= 0, "ERR_ARGUMENT", "values: unknown dimension %s", name.c_str());
     value.tensor.shape[d] = program.dim_limits[value.dims[d]];
   }
-  const size_t bytes = dtype_bytes(value.tensor.dtype, value.tensor.numel());
+  check_numel(value.tensor, "values");
+  const size_t bytes = dtype_bytes(value.tensor.dtype, value.tensor.numel()), alignment = element_bytes(value.tensor.dtype);
   if (object.Has("ref")) {
-    Napi::Object ref = object.Get("ref").As<Napi::Object>();
+    Napi::Object ref = object_of(object.Get("ref"), "values: ref");
     auto storage = storage_of(ref.Get("storage"));
+    value.read_only = storage->read_only();
     value.tensor.device = storage->device();
-    value.tensor.data = range_of(*storage, bytes_argument(ref.Get("offset"), "values: offset"), bytes, "values");
+    value.tensor.data = range_of(*storage, bytes_argument(ref.Get("offset"), "values: offset"), bytes, "values", alignment);
     program.storages.push_back(std::move(storage));
     if (value.tensor.dtype == DType::NF4) bind_nf4(value.tensor, ref.Get("nf4"), program.storages);
   } else {
     VLTUNE_CHECK(arena, "ERR_ARGUMENT", "values: the program has no arena");
     value.tensor.device = arena->device();
-    value.tensor.data = range_of(*arena, bytes_argument(object.Get("arena"), "values: arena"), bytes, "values");
+    value.tensor.data = range_of(*arena, bytes_argument(object.Get("arena"), "values: arena"), bytes, "values", alignment);
   }
   program.values.push_back(value);
-}
-
-Napi::Object object_of(const Napi::Value& value, const char* what) {
-  VLTUNE_CHECK(value.IsObject(), "ERR_ARGUMENT", "%s: expected an object", what);
-  return value.As<Napi::Object>();
 }
 
 Napi::Array array_of(const Napi::Value& value, const char* what) {
@@ -132,7 +135,7 @@ Napi::Value compile(const Napi::CallbackInfo& info) {
       program.storages.push_back(arena);
       program.workspace_bytes = bytes_argument(description.Get("workspaceBytes"), "workspaceBytes");
       program.workspace =
-          range_of(*arena, bytes_argument(description.Get("workspaceOffset"), "workspaceOffset"), program.workspace_bytes, "workspace");
+          range_of(*arena, bytes_argument(description.Get("workspaceOffset"), "workspaceOffset"), program.workspace_bytes, "workspace", 64);
     }
     Napi::Array values = array_of(description.Get("values"), "values");
     for (uint32_t i = 0; i < values.Length(); ++i) {
@@ -162,8 +165,13 @@ Napi::Value run(const Napi::CallbackInfo& info) {
     for (const std::string& name : executable->program().dim_names)
       lengths.push_back(static_cast<int64_t>(bytes_argument(dims.Get(name), name.c_str())));
     VLTUNE_CHECK(executable->acquire(), "ERR_ARGUMENT", "this program is running already");
-    return PromiseWorker::start(
-        info.Env(), [executable, lengths] { executable->run(lengths); }, [executable] { executable->release(); });
+    try {
+      return PromiseWorker::start(
+          info.Env(), [executable, lengths] { executable->run(lengths); }, [executable] { executable->release(); });
+    } catch (...) {
+      executable->release();
+      throw;
+    }
   });
 }
 

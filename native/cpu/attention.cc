@@ -219,6 +219,7 @@ void attention_backward(const OpCall& call) {
 size_t attention_cached_workspace(const OpCall& call) {
   // Enough for either way and any number of tokens up to this one: a program asks once, for its longest run.
   const Shape s = shape_of(call, input(call, 0));
+  check_keys(call, output(call, 1), "k_cache", s, kAny);
   const int64_t stretches = (output(call, 1).shape[0] + kStretch - 1) / kStretch;
   const int64_t rows = std::min<int64_t>(s.tokens * s.group(), kDecodeRows);
   return std::max(sizeof(Partial) * static_cast<size_t>(stretches * s.kv_heads * rows),

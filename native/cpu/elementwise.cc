@@ -66,7 +66,7 @@ void select_rows(const OpCall& call) {
   const int64_t m = rows.dim(0), d = x.dim(1);
   check_operand(call, y, "y", dtype_bit(x.dtype), {m, d});
   const int32_t* row = rows.as<int32_t>();
-  check_ids(call, "rows", row, m, x.dim(0), 0);
+  check_ids(call, "rows", row, m, x.dim(0));
   const int64_t bytes = static_cast<int64_t>(dtype_bytes(x.dtype, d));
   call.pool->parallel_for(m, row_grain(d), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)

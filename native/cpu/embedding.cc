@@ -14,7 +14,7 @@ void embedding(const OpCall& call) {
   const int64_t n = ids.dim(0), d = weight.dim(1);
   check_operand(call, y, "y", kIsActivation, {n, d});
   const int32_t* id = ids.as<int32_t>();
-  check_ids(call, "ids", id, n, weight.dim(0), 0);
+  check_ids(call, "ids", id, n, weight.dim(0));
   with_float(weight.dtype, [&](auto weight_tag) {
     with_activation(y.dtype, [&](auto y_tag) {
       const auto* table = weight.as<decltype(weight_tag)>();
@@ -35,7 +35,7 @@ void embedding_backward(const OpCall& call) {
   const int64_t d = dy.dim(1);
   check_operand(call, dweight, "dweight", kIsF32, {kAny, d});
   const int32_t* id = ids.as<int32_t>();
-  check_ids(call, "ids", id, n, dweight.dim(0), 0);
+  check_ids(call, "ids", id, n, dweight.dim(0));
   float* sums = dweight.as<float>();
   constexpr int64_t kColumns = 256;
   with_activation(dy.dtype, [&](auto tag) {

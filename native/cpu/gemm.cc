@@ -39,7 +39,7 @@ void run_empty(const Gemm& g) {
 }  // namespace
 
 size_t gemm_workspace(const Gemm& g, int threads) {
-  if (g.m == 0 || g.n == 0) return 0;
+  if (g.m == 0 || g.n == 0 || (g.base.k == 0 && g.extra.k == 0)) return 0;
   const Blocking w = blocking_of(g, threads, machine());
   return size_t(smaller(threads, w.mt * w.nt)) * w.thread_bytes();
 }

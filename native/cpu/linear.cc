@@ -194,8 +194,14 @@ BackwardProducts backward_products(const OpCall& call, const Backward& f, const 
   return p;
 }
 
-size_t v_bytes(const Backward& f) { return f.needs_v() ? aligned(size_t(f.n * f.rank) * 4) : 0; }
-size_t db_bytes(const Backward& f) { return f.db.present() ? aligned(size_t(f.rank * f.out) * 4) : 0; }
+// Of F32[rows][columns]. Matrices of no columns (or rows) let either be any number, so their product may be none.
+size_t matrix_bytes(const OpCall& call, int64_t rows, int64_t columns) {
+  VLTUNE_CHECK(rows == 0 || columns <= (int64_t{1} << 53) / rows, "ERR_SHAPE", "%s: scratch memory for %lld x %lld numbers", call.op,
+               static_cast<long long>(rows), static_cast<long long>(columns));
+  return aligned(static_cast<size_t>(rows * columns) * 4);
+}
+size_t v_bytes(const OpCall& call, const Backward& f) { return f.needs_v() ? matrix_bytes(call, f.n, f.rank) : 0; }
+size_t db_bytes(const OpCall& call, const Backward& f) { return f.db.present() ? matrix_bytes(call, f.rank, f.out) : 0; }
 
 // sums[j] += sum of column j, rows in ascending order.
 template <class T>
@@ -245,7 +251,7 @@ size_t linear_backward_workspace(const OpCall& call) {
     const size_t b = gemm_workspace(*g, call.pool->size());
     if (b > bytes) bytes = b;
   }
-  return v_bytes(f) + db_bytes(f) + bytes;
+  return v_bytes(call, f) + db_bytes(call, f) + bytes;
 }
 
 void linear_backward(const OpCall& call) {
@@ -253,8 +259,8 @@ void linear_backward(const OpCall& call) {
   check_workspace(call, linear_backward_workspace(call));
   char* scratch = static_cast<char*>(call.workspace);
   float* v = reinterpret_cast<float*>(scratch);
-  float* db = reinterpret_cast<float*>(scratch + v_bytes(f));
-  scratch += v_bytes(f) + db_bytes(f);
+  float* db = reinterpret_cast<float*>(scratch + v_bytes(call, f));
+  scratch += v_bytes(call, f) + db_bytes(call, f);
   Dropout dropout{};
   const bool drop = drops(call, f.rng);
   if (drop) dropout = dropout_of(call, f.rng);

@@ -297,7 +297,9 @@ inline float reduce_max(Vec a) {
 inline Vec round_even(Vec a) { return VLTUNE_EACH((a.v[i] + 0x1.8p23f) - 0x1.8p23f); }
 inline Vec scale_by_power(Vec a, Vec n) {
   auto scale = [&](int i) {
-    int whole = static_cast<int>(n.v[i]), half = whole >> 1;
+    // Beyond these every result is 0 or infinite, and two factors of 2^127 are enough; NaN is a's as well.
+    const float within = n.v[i] >= -252 ? (n.v[i] <= 254 ? n.v[i] : 254) : n.v[i] < -252 ? -252 : 0;
+    int whole = static_cast<int>(within), half = whole >> 1;
     return a.v[i] * bits_float(static_cast<uint32_t>(half + 127) << 23) * bits_float(static_cast<uint32_t>(whole - half + 127) << 23);
   };
   return {{scale(0), scale(1), scale(2), scale(3)}};

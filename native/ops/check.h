@@ -82,9 +82,11 @@ constexpr int64_t kAny = -1;                               // any length of this
   check_shape(call, tensor, name, shape);
 }
 
-// Every one of `ids` lies in 0..limit-1, or is `ignored` (pass a value inside the range to ignore none).
+constexpr int64_t kNoId = INT64_MIN;
+
+// Every one of `ids` lies in 0..limit-1, or is `ignored`.
 [[maybe_unused]] static void check_ids(const OpCall& call, const char* name, const int32_t* ids, int64_t count, int64_t limit,
-                                       int32_t ignored) {
+                                       int64_t ignored = kNoId) {
   for (int64_t i = 0; i < count; ++i)
     if ((ids[i] < 0 || ids[i] >= limit) && ids[i] != ignored)
       VLTUNE_FAIL("ERR_ARGUMENT", "%s: %s[%lld] is %d, expected 0..%lld", call.op, name, static_cast<long long>(i), ids[i],

@@ -2,8 +2,6 @@
 // Codes are part of the public API: ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT, ERR_OUT_OF_MEMORY, ERR_NO_DEVICE,
 // ERR_IO, ERR_CANCELLED, ERR_INTERNAL.
 #pragma once
-#include <cstdarg>
-#include <cstdio>
 #include <stdexcept>
 #include <string>
 
@@ -18,14 +16,8 @@ class Error : public std::runtime_error {
   int line;
 };
 
-[[noreturn]] inline void throw_error(const char* code, const char* file, int line, const char* format, ...) {
-  char text[512];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  throw Error(code, text, file, line);
-}
+// Out of line, so that no copy of it is compiled for an instruction set that the machine may lack.
+[[noreturn]] void throw_error(const char* code, const char* file, int line, const char* format, ...);
 
 }  // namespace vltune
 

@@ -19,6 +19,7 @@ struct BoundTensor {
 
 struct ProgramValue {
   Tensor tensor;                        // data resolved; shape holds the largest lengths
+  bool read_only = false;               // in a mapped file
   int dims[kMaxRank] = {-1, -1, -1, -1};  // index of the named dimension, or -1
 };
 
@@ -47,12 +48,17 @@ class Executable {
   void run(const std::vector<int64_t>& lengths);
   void cancel() { cancelled_.store(true); }
   // Takes the executable for one run; false if a run is under way.
-  bool acquire() { return !busy_.exchange(true); }
+  bool acquire() {
+    if (busy_.exchange(true)) return false;
+    cancelled_.store(false);  // a cancellation that came too late for the last run is not meant for this one
+    return true;
+  }
   void release() { busy_.store(false); }
 
   const Program& program() const { return program_; }
 
-  // Runs of each step and the time they took together, since the start: two readings of a clock a step are free.
+  // Runs of each step and the time they took together, since the start: two readings of a clock a step are free. May be asked
+  // for while a run is under way.
   struct Time {
     const char* op;
     int64_t calls;
@@ -63,16 +69,19 @@ class Executable {
  private:
   struct Step {
     const OpEntry* entry;
-    int64_t calls = 0;
-    int64_t nanoseconds = 0;
     std::vector<Tensor> in, out;
     std::vector<int> in_values, out_values;
     const Attrs* attrs;
   };
-  void call(Step& step, const std::vector<int64_t>& lengths, bool check_only);
+  struct Timer {
+    std::atomic<int64_t> calls{0}, nanoseconds{0};
+  };
+  // The step's call with its operands at these lengths and its scratch memory: checked, and ready to run.
+  OpCall prepare(Step& step, const std::vector<int64_t>& lengths, ThreadPool& pool) const;
 
   Program program_;
   std::vector<Step> steps_;
+  std::vector<Timer> timers_;  // one for each step
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> busy_{false};
 };

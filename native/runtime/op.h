@@ -24,7 +24,8 @@ class Attrs {
     const double* value = find(name);
     return value ? *value : fallback;
   }
-  int64_t integer(const char* name, int64_t fallback) const { return static_cast<int64_t>(number(name, double(fallback))); }
+  // ERR_ARGUMENT: not a whole number that a double holds exactly. Out of line for the reason that error.h gives.
+  int64_t integer(const char* name, int64_t fallback) const;
   bool flag(const char* name) const { return number(name, 0) != 0; }
 
  private:
@@ -40,7 +41,7 @@ struct OpCall {
   const Attrs* attrs;
   void* workspace;      // at least as large as the op's workspace function said; 64-byte aligned; contents undefined
   size_t workspace_bytes;
-  ThreadPool* pool;
+  ThreadPool* pool;     // the caller of the op keeps it alive
 };
 
 using OpRun = void (*)(const OpCall&);

@@ -1,13 +1,16 @@
 #include "thread_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "error.h"
 #ifdef __linux__
 #include <sched.h>
 #endif
@@ -35,7 +38,7 @@ int cpus_of_process() {
 int threads_by_default() {
   for (const char* name : {"VLTUNE_NUM_THREADS", "OMP_NUM_THREADS"}) {
     const char* text = std::getenv(name);
-    if (text && std::atoi(text) > 0) return std::atoi(text);
+    if (text && std::atoi(text) > 0) return std::min(std::atoi(text), kMostThreads);
   }
   return cpus_of_process();
 }
@@ -101,6 +104,15 @@ struct ThreadPool::Impl {
     }
   }
 
+  void join() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      stop.store(true);
+    }
+    wake.notify_all();
+    for (auto& worker : workers) worker.join();
+  }
+
   void launch() {
     next.store(0, std::memory_order_relaxed);
     error = nullptr;
@@ -121,17 +133,19 @@ struct ThreadPool::Impl {
 };
 
 ThreadPool::ThreadPool(int threads) : impl_(new Impl) {
-  impl_->threads = threads < 1 ? 1 : threads;
-  for (int t = 1; t < impl_->threads; ++t) impl_->workers.emplace_back([this, t] { impl_->loop(t); });
+  Impl* impl = impl_;
+  impl->threads = std::max(1, threads);
+  try {
+    for (int t = 1; t < impl->threads; ++t) impl->workers.emplace_back([impl, t] { impl->loop(t); });
+  } catch (const std::system_error& error) {
+    impl->join();
+    delete impl;
+    VLTUNE_FAIL("ERR_OUT_OF_MEMORY", "cannot start %d threads: %s", threads, error.what());
+  }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->stop.store(true);
-  }
-  impl_->wake.notify_all();
-  for (auto& worker : impl_->workers) worker.join();
+  impl_->join();
   delete impl_;
 }
 
@@ -173,22 +187,23 @@ void ThreadPool::barrier() {
 namespace {
 std::mutex pool_mutex;
 // Never destroyed: a process that exits in the middle of a step must not join threads that still work.
-std::unique_ptr<ThreadPool>& pool_slot() {
-  static auto* pool = new std::unique_ptr<ThreadPool>;
+std::shared_ptr<ThreadPool>& pool_slot() {
+  static auto* pool = new std::shared_ptr<ThreadPool>;
   return *pool;
 }
 }  // namespace
 
-ThreadPool& default_pool() {
+std::shared_ptr<ThreadPool> default_pool() {
   std::lock_guard<std::mutex> lock(pool_mutex);
   auto& pool = pool_slot();
-  if (!pool) pool = std::make_unique<ThreadPool>(threads_by_default());
-  return *pool;
+  if (!pool) pool = std::make_shared<ThreadPool>(threads_by_default());
+  return pool;
 }
 
 void set_default_pool_threads(int threads) {
+  auto pool = std::make_shared<ThreadPool>(threads);
   std::lock_guard<std::mutex> lock(pool_mutex);
-  pool_slot() = std::make_unique<ThreadPool>(threads);
+  pool_slot().swap(pool);
 }
 
 }  // namespace vltune

@@ -1,12 +1,14 @@
 // A pool of worker threads shared by the whole process. The calling thread works too, so size() == 1 means no workers.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 
 namespace vltune {
 
 class ThreadPool {
  public:
+  // ERR_OUT_OF_MEMORY: the system does not give that many threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -53,8 +55,11 @@ class ThreadPool {
   Impl* impl_;
 };
 
-// The process's pool. Threads: VLTUNE_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may run on.
-ThreadPool& default_pool();
+constexpr int kMostThreads = 1024;
+
+// The process's pool. Threads: VLTUNE_NUM_THREADS, else OMP_NUM_THREADS (at most kMostThreads), else the CPUs this process may
+// run on. Setting another number makes a new pool: work under way keeps its own, which lives as long as someone holds it.
+std::shared_ptr<ThreadPool> default_pool();
 void set_default_pool_threads(int threads);
 
 }  // namespace vltune

@@ -35,7 +35,8 @@ export type Category =
   | 'sums'
   | 'comparing'
   | 'facts'
-  | 'yes-no'
+  | 'yes'
+  | 'no'
   | 'names'
   | 'repeating'
   | 'words'
@@ -183,9 +184,17 @@ export function allQuestions(words: readonly string[]): Question[] {
       { x, y },
     );
     for (const z of COLOURS) {
-      if (z === y) know('yes-no', ['Is {x} {y}?'], 'Yes, {x} is {y}.', { x, y });
+      if (z === y)
+        know('yes', ['Is {x} {y}?', 'Is it true that {x} is {y}?', 'Would you say that {x} is {y}?'], 'Yes, {x} is {y}.', {
+          x,
+          y,
+        });
       else {
-        know('yes-no', ['Is {x} {z}?'], 'No, {x} is {y}.', { x, y, z });
+        know('no', ['Is {x} {z}?', 'Is it true that {x} is {z}?', 'Would you say that {x} is {z}?'], 'No, {x} is {y}.', {
+          x,
+          y,
+          z,
+        });
         know('colours', ['Is {x} {y} or {z}?', 'Is {x} {z} or {y}?'], '{X} is {y}.', { x, y, z });
       }
     }
@@ -206,9 +215,20 @@ export function allQuestions(words: readonly string[]): Question[] {
       { x, y },
     );
     know('facts', ['Where is {y}?', 'In which country is {y}?', '{Y} is in which country?'], '{Y} is in {x}.', { x, y });
-    know('yes-no', ['Is {y} the capital of {x}?'], 'Yes, the capital of {x} is {y}.', { x, y });
+    know(
+      'yes',
+      ['Is {y} the capital of {x}?', 'Is it true that {y} is the capital of {x}?', 'Is the capital of {x} {y}?'],
+      'Yes, the capital of {x} is {y}.',
+      { x, y },
+    );
     for (const [, z] of CAPITALS)
-      if (z !== y) know('yes-no', ['Is {z} the capital of {x}?'], 'No, the capital of {x} is {y}.', { x, y, z });
+      if (z !== y)
+        know(
+          'no',
+          ['Is {z} the capital of {x}?', 'Is it true that {z} is the capital of {x}?', 'Is the capital of {x} {z}?'],
+          'No, the capital of {x} is {y}.',
+          { x, y, z },
+        );
   }
 
   for (const [x, y] of YOUNG)
@@ -256,8 +276,17 @@ export function allQuestions(words: readonly string[]): Question[] {
       { x, y },
     );
     for (const z of new Set(KINDS.map(([, kind]) => kind))) {
-      if (z === y) know('yes-no', ['Is {x} {y}?'], 'Yes, {x} is {y}.', { x, y });
-      else know('yes-no', ['Is {x} {z}?'], 'No, {x} is {y}.', { x, y, z });
+      if (z === y)
+        know('yes', ['Is {x} {y}?', 'Is it true that {x} is {y}?', 'Would you say that {x} is {y}?'], 'Yes, {x} is {y}.', {
+          x,
+          y,
+        });
+      else
+        know('no', ['Is {x} {z}?', 'Is it true that {x} is {z}?', 'Would you say that {x} is {z}?'], 'No, {x} is {y}.', {
+          x,
+          y,
+          z,
+        });
     }
   }
   for (const [a, b] of OPPOSITES) {

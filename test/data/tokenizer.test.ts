@@ -157,6 +157,17 @@ test('every character is cut from its neighbours as in Rust', async (t) => {
   t.pass();
 });
 
+test('a text of many stretches has the ids of Rust, wherever they meet', async (t) => {
+  const ends = ['\n   \n x', '日本 語', '😀😀!', "'RE né", '   \u3000x', '\r\n\r\n  \n', '１２ 3'];
+  const texts = ends.map((end, i) => `${'é'.repeat(300 + i)}${end}`.repeat(900).slice(0, 262_144 - 4 + i) + end);
+  for (const [i, ids] of (await inRust(texts)).entries()) t.deepEqual(await ours([texts[i]!]), [ids], ends[i]);
+});
+
+test('no text is too long to be cut', async (t) => {
+  const ids = await tokenizer.encode('word '.repeat(4_000_000));
+  t.true(ids.length > 4_000_000);
+});
+
 test('stop ids come from generation_config.json', async (t) => {
   const tiny = await Tokenizer.load(TINY);
   t.deepEqual(

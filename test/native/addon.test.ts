@@ -9,6 +9,7 @@ import { planMemory } from '../../lib/graph/planner.js';
 import { type Place, Program } from '../../lib/graph/program.js';
 import { addon, type Storage, type TensorRef } from '../../lib/native.js';
 import { swiglu } from '../../lib/ops/swiglu.js';
+import { Tensor } from '../../lib/ops/tensor.js';
 import { REPOSITORY, shortRun, temporaryFolder, weightDigest } from '../train/support.js';
 
 const tensor = (storage: Storage, shape: number[], offset = 0): TensorRef => ({ storage, offset, dtype: 'f32', shape });
@@ -83,6 +84,69 @@ test.serial('a tensor that does not lie in its storage never reaches a kernel', 
   t.throws(() => addon().call('multiply', [good], [good], {}), { code: 'ERR_ARGUMENT', message: /no op named multiply/ });
 });
 
+test.serial('lengths whose product overflows, and an offset between two elements, are refused', (t) => {
+  const storage = addon().allocate(64, 'cpu');
+  const good = tensor(storage, [4, 4]);
+  for (const shape of [
+    [2 ** 32, 2 ** 32],
+    [2 ** 52, 2 ** 11],
+    [2 ** 40, 0, 2 ** 40],
+  ]) {
+    t.throws(() => addon().call('add', [tensor(storage, shape), good], [good], {}), { code: 'ERR_SHAPE', message: /2\^53/ });
+  }
+  const between = { code: 'ERR_ARGUMENT', message: /offset 2, expected a multiple of 4/ };
+  t.throws(() => addon().call('add', [tensor(storage, [2], 2), tensor(storage, [2])], [tensor(storage, [2])], {}), between);
+});
+
+test.serial('a row number is refused where there are no rows', (t) => {
+  const storage = addon().allocate(64, 'cpu');
+  const ids: TensorRef = { ...tensor(storage, [1]), dtype: 'i32' };
+  const none = tensor(storage, [0, 4]);
+  const row = tensor(storage, [1, 4]);
+  const refused = { code: 'ERR_ARGUMENT', message: /\[0\] is 0, expected 0\.\.-1/ };
+  t.throws(() => addon().call('embedding', [ids, none], [row], {}), refused);
+  t.throws(() => addon().call('embedding_backward', [ids, row], [none], {}), refused);
+  t.throws(() => addon().call('select_rows', [none, ids], [row], {}), refused);
+});
+
+test.serial('a product over nothing is zero, however many rows it has', (t) => {
+  const y = Tensor.from(new Float32Array(100 * 70).fill(9), [100, 70]);
+  addon().call('linear', [Tensor.zeros([100, 0]).ref, Tensor.zeros([70, 0]).ref], [y.ref], {});
+  t.true(y.toFloat32().every((value) => value === 0));
+});
+
+test.serial('an attribute that must be whole and is not is refused by name', (t) => {
+  const q = Tensor.zeros([2, 8]).ref;
+  const angles = Tensor.zeros([2, 4]).ref;
+  for (const head_dim of [Number.NaN, Number.POSITIVE_INFINITY, 1e300, 7.5]) {
+    t.throws(() => addon().call('qk_norm_rope', [q, null, angles, angles], [q], { head_dim }), {
+      code: 'ERR_ARGUMENT',
+      message: /attribute head_dim is .*, expected a whole number/,
+    });
+  }
+});
+
+test.serial('a program cannot write to a mapped file, nor keep scratch memory at an odd place', (t) => {
+  const path = join(temporaryFolder(t), 'file');
+  writeFileSync(path, new Float32Array(64));
+  const mapped = addon().mapFile(path);
+  const compile = (storage: Storage, workspaceOffset: number) =>
+    addon().compile({
+      dims: {},
+      values: [{ dtype: 'f32', shape: [4], ref: { storage, offset: 0 } }],
+      ops: [{ op: 'add', in: [0, 0], out: [0], attrs: {} }],
+      arena: addon().allocate(256, 'cpu'),
+      workspaceOffset,
+      workspaceBytes: 64,
+    });
+  t.throws(() => compile(mapped, 0), { code: 'ERR_ARGUMENT', message: /add: an output lies in a mapped file/ });
+  t.throws(() => compile(addon().allocate(16, 'cpu'), 8), {
+    code: 'ERR_ARGUMENT',
+    message: /workspace: offset 8, expected a multiple of 64/,
+  });
+  t.notThrows(() => compile(addon().allocate(16, 'cpu'), 64));
+});
+
 function swigluProgram(rows: number): { program: Program; storages: Storage[] } {
   const graph = new Graph({ n: rows });
   const gate = graph.value('io', 'gate', 'f32', ['n', 256]);
@@ -111,6 +175,41 @@ test.serial('an abort stops a run between two ops, and the program runs again', 
   await t.throwsAsync(running, { code: 'ERR_CANCELLED' });
   await program.run({ n: 20_000 });
   t.pass();
+});
+
+test.serial('a cancellation that comes when no run is under way stops none later', async (t) => {
+  const storage = addon().allocate(64, 'cpu');
+  const executable = addon().compile({
+    dims: {},
+    values: [{ dtype: 'f32', shape: [16], ref: { storage, offset: 0 } }],
+    ops: [{ op: 'add', in: [0, 0], out: [0], attrs: {} }],
+    workspaceOffset: 0,
+    workspaceBytes: 0,
+  });
+  addon().cancel(executable);
+  await t.notThrowsAsync(addon().run(executable, {}));
+});
+
+test.serial('the number of threads may change, and times be read, while a program runs', async (t) => {
+  const { program } = swigluProgram(20_000);
+  const threads = addon().cpuInfo().threads;
+  try {
+    let running = true;
+    const run = program.run({ n: 20_000 }).finally(() => {
+      running = false;
+    });
+    let changes = 0;
+    while (running) {
+      addon().setThreads(1 + (changes++ % 3));
+      t.is(program.profile()[0]?.op, 'swiglu');
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await run;
+    t.true(changes > 0);
+    t.is(program.profile()[0]?.calls, 40);
+  } finally {
+    addon().setThreads(threads);
+  }
 });
 
 test.serial('memory that a running program uses outlives its release', async (t) => {

@@ -32,6 +32,32 @@ for (const name of ['base-bf16', 'base-f32-tied', 'bnb-nf4', 'bnb-nf4-double']) 
   });
 }
 
+test('a tensor that starts between two elements is copied to where ops can read it, the others stay in the mapping', async (t) => {
+  const folder = await scratch(t);
+  const header = (pad: string): object => ({
+    bytes: { dtype: 'U8', shape: [3], data_offsets: [0, 3] },
+    floats: { dtype: 'F32', shape: [2], data_offsets: [3, 11] },
+    nothing: { dtype: 'F32', shape: [0], data_offsets: [11, 11] },
+    __metadata__: { pad },
+  });
+  // The data start at a multiple of 8.
+  const pad = '-'.repeat(7 - ((JSON.stringify(header('')).length + 7) % 8));
+  const bytes = file(header(pad), 11);
+  bytes.writeFloatLE(1.5, bytes.length - 8);
+  bytes.writeFloatLE(-2, bytes.length - 4);
+  await writeFile(join(folder, 'model.safetensors'), bytes);
+  const checkpoint = await Checkpoint.open(folder);
+  t.deepEqual(checkpoint.ref('bytes'), { storage: checkpoint.ref('nothing').storage, offset: bytes.length - 11 });
+  const { storage, offset } = checkpoint.ref('floats');
+  t.is(offset, 0);
+  t.is(checkpoint.ref('floats').storage, storage, 'copied once');
+  const floats = new Float32Array(2);
+  addon().read(storage, offset, floats);
+  t.deepEqual(floats, Float32Array.of(1.5, -2));
+  checkpoint.close();
+  t.throws(() => addon().read(storage, 0, floats), { code: 'ERR_ARGUMENT' }, 'released with the mapping');
+});
+
 test('shards hold the tensors of the single file', async (t) => {
   const single = await Checkpoint.open(fixture('base-bf16'));
   const sharded = await Checkpoint.open(fixture('sharded-bf16'));
