@@ -181,8 +181,7 @@ template <class T> inline void quantize_group(const T* x, uint8_t* codes, float*
   const __m512i order = _mm512_load_si512(kOrder<T>.from);
   for (int b = 0; b < kGroup; b += 2) {
     // What comes two groups later is fetched meanwhile: left to itself, the machine fetches while a group is first read, and waits.
-    const char* later = reinterpret_cast<const char*>(x) + (2 * kGroup + b) * kBlock * sizeof(T);
-    for (size_t i = 0; i < 2 * kBlock * sizeof(T); i += 64) _mm_prefetch(later + i, _MM_HINT_T0);
+    prefetch(x + (2 * kGroup + b) * kBlock, 2 * kBlock);
     __mmask32 first, second;
     __m512i packed = _mm512_packus_epi16(words_of(x + b * kBlock, scale[b], &first), words_of(x + (b + 1) * kBlock, scale[b + 1], &second));
     _mm512_storeu_si512(codes + b * kBlock / 2, _mm512_permutexvar_epi16(order, packed));

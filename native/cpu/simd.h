@@ -16,6 +16,7 @@
 //
 //   each_vector(n, step), load_part, store_part   loops over n elements of which the last vector may be short
 //   convert(from, to, n)                          elements of one type to another
+//   prefetch(p, n)                                asks for elements that will be read soon
 //
 // Bf16 is rounded to nearest even; NaN becomes 0x7fc0.
 #pragma once
@@ -368,6 +369,12 @@ template <class Step> inline void each_vector(int64_t n, Step&& step) {
 // Whole vectors by load and store, a last part by load_n and store_n; after inlining into each_vector there is no branch.
 template <class T> inline Vec load_part(const T* p, int n) { return n == kLanes ? load(p) : load_n(p, n); }
 template <class T> inline void store_part(T* p, Vec a, int n) { n == kLanes ? store(p, a) : store_n(p, a, n); }
+
+// Asks for n elements that will be read soon; they need not be memory that may be read.
+template <class T> inline void prefetch(const T* p, int64_t n) {
+  const char* at = reinterpret_cast<const char*>(p);
+  for (int64_t i = 0; i < n * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(at + i);
+}
 
 template <class From, class To> inline void convert(const From* from, To* to, int64_t n) {
   each_vector(n, [&](int64_t i, int count) { store_part(to + i, load_part(from + i, count), count); });
