@@ -1,11 +1,20 @@
 /** vltune: fine-tuning of vision-language models from Node.js. The kernels are in `vltune/ops`. */
 
-export { type Batch, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
-export { type ConvertOptions, type ConvertResult, convert } from './data/convert.js';
-export { type PrepareOptions, prepareDataset, type RowSource, TokenDataset, type TokenRow } from './data/prepare.js';
-export { type Message, type ReadOptions, type Row, readRows } from './data/read.js';
-export { ChatTemplate } from './data/template.js';
-export { Tokenizer } from './data/tokenizer.js';
+export { type Batch, type BatchLimits, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
+export { type ConvertFormat, type ConvertOptions, type ConvertProgress, type ConvertResult, convert } from './data/convert.js';
+export {
+  type DatasetStats,
+  type PrepareOptions,
+  type PrepareProgress,
+  prepareDataset,
+  type RowSource,
+  TokenDataset,
+  type TokenRow,
+} from './data/prepare.js';
+export { type Message, type ReadOptions, type Role, type Row, readRows, type TextItem } from './data/read.js';
+export type { TextFormat } from './data/render.js';
+export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/template.js';
+export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
 export { type ErrorCode, isUserError, VltuneError } from './errors.js';
 export {
   type GeneratedToken,
@@ -14,10 +23,32 @@ export {
   Generator,
   type GeneratorOptions,
 } from './generate/generate.js';
+export type { Sampling } from './generate/sampler.js';
+export type { RecomputeLevel } from './graph/recompute.js';
 export { supportedModelTypes } from './models/registry.js';
-export { resolveTrainArgs, type TrainArgs, type TrainOptions } from './train/args.js';
+export type { GivenOptions } from './options.js';
+export {
+  type LrSchedulerType,
+  type OptimizerName,
+  resolveTrainArgs,
+  type SaveStrategy,
+  type TrainArgs,
+  type TrainOptions,
+} from './train/args.js';
+export type { LogEntry } from './train/checkpoint.js';
+export type { RunHooks } from './train/run.js';
 export { type PlanReport, plan, type TrainEvent, type TrainHooks, type TrainResult, train } from './train/trainer.js';
-export { resolveModel } from './weights/hub.js';
-export { type Adapter, readAdapter, writeAdapter } from './weights/lora.js';
-export { type MergeOptions, mergeAdapter } from './weights/merge.js';
-export { type QuantizeOptions, quantizeCheckpoint } from './weights/quantize.js';
+export type { MemoryPlan } from './train/training_step.js';
+export { type DownloadProgress, type ResolveModelOptions, resolveModel } from './weights/hub.js';
+export {
+  type Adapter,
+  type AdapterConfig,
+  type AdapterModule,
+  type LoraModule,
+  readAdapter,
+  type WriteAdapterOptions,
+  writeAdapter,
+} from './weights/lora.js';
+export { type MergeOptions, type MergeResult, mergeAdapter } from './weights/merge.js';
+export { type QuantizeOptions, type QuantizeResult, quantizeCheckpoint } from './weights/quantize.js';
+export type { ModulePattern } from './weights/target_modules.js';

@@ -7,11 +7,27 @@
  *     const { y } = rmsNorm(b, x, Tensor.from(new Float32Array(4).fill(1), [4]), 1e-6);
  *     y.toFloat32();
  */
-export { differentiate } from '../graph/gradient.js';
+export { type Backward, differentiate, type GradientRule } from '../graph/gradient.js';
 export { Graph, type Kind, type Op, type Value } from '../graph/graph.js';
 export { type Plan, planMemory } from '../graph/planner.js';
 export { type Place, Program } from '../graph/program.js';
-export { addon as nativeAddon, type CpuInfo, type Device, type DType, type MemoryInfo } from '../native.js';
+export {
+  type Addon,
+  addon as nativeAddon,
+  type CpuInfo,
+  type Device,
+  type Dim,
+  type DType,
+  type Executable,
+  type MemoryInfo,
+  type NativeOp,
+  type NativeProgram,
+  type NativeValue,
+  type Nf4Ref,
+  type OpTime,
+  type Storage,
+  type TensorRef,
+} from '../native.js';
 export { ADAMW_BLOCK, type AdamWState, adamw, gradNorm, SEGMENT_COLUMNS } from './adamw.js';
 export {
   type Attention,

@@ -186,11 +186,11 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
   useRslora: { kind: 'flag', fallback: false, group: LORA, help: 'Scale by alpha / sqrt(r)' },
   targetModules: {
     kind: 'modules',
-    value: 'NAMES',
+    value: 'NAMES...',
     fallback: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
     defaultText: 'q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj',
     group: LORA,
-    help: "Layers with an adapter: names with commas between, a regular expression, or 'all-linear'",
+    help: "Layers with an adapter: names with commas or blanks between, a regular expression, or 'all-linear'",
   },
   adapter: { kind: 'text', value: 'DIR', group: LORA, defaultText: 'a new adapter', help: 'Go on from this PEFT adapter' },
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #endif
 
+#include "gemm/adapter.h"
 #include "gemm/block_bf16.h"
 #include "gemm/block_f32.h"
 #include "gemm/dots.h"
@@ -72,6 +73,21 @@ void gemm(const Gemm& g, ThreadPool* pool, void* workspace) {
   };
   if (tasks == 1 || threads == 1) work(0, 1);
   else pool->parallel(work);
+}
+
+size_t gemm_workspace(const AdapterProducts& p, int threads) {
+  if (is_small(p, machine())) return adapter_workspace(p);
+  size_t bytes = 0;
+  for (const Gemm* g : {&p.down, &p.main, &p.after[0], &p.after[1]}) {
+    const size_t b = gemm_workspace(*g, threads);
+    if (b > bytes) bytes = b;
+  }
+  return bytes;
+}
+
+void gemm(const AdapterProducts& p, ThreadPool* pool, void* workspace) {
+  if (is_small(p, machine())) return run_adapter(p, pool, workspace);
+  for (const Gemm* g : {&p.down, &p.main, &p.after[0], &p.after[1]}) gemm(*g, pool, workspace);
 }
 
 }  // namespace vltune::cpu::VLTUNE_ISA

@@ -3,12 +3,12 @@
 #include <cmath>
 
 #include "../ops/check.h"
+#include "gemm/arithmetic.h"
 #include "gemm/gemm.h"
+#include "gemm/pack.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
 namespace {
-
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // A stored matrix as an operand of a product.
 Operand whole(const Tensor& t, bool transposed) {
@@ -113,6 +113,13 @@ Gemm forward_product(const Forward& f) {
   return g;
 }
 
+AdapterProducts forward_products(const OpCall& call, const Forward& f, const Dropout* dropout) {
+  AdapterProducts p;
+  if (f.a.present()) p.down = down_product(call, f, dropout);
+  p.main = forward_product(f);
+  return p;
+}
+
 struct Backward {
   Tensor dy, x, weight, a, b, u, rng, dx, dweight, dbias, da, db;
   int64_t n, in, out, rank;
@@ -144,32 +151,34 @@ Backward backward_of(const OpCall& call) {
   return f;
 }
 
-// The products of the backward pass, each over scratch memory of its own time: v, and db transposed, lie before it.
+// The products of the backward pass, over the same scratch memory one after the other: v, and db transposed, lie before it.
 struct BackwardProducts {
-  Gemm v, dx, dweight, da, db;
+  AdapterProducts adapter;
+  Gemm dweight;
 };
 
 BackwardProducts backward_products(const OpCall& call, const Backward& f, const Dropout* dropout, float* v, float* db) {
   BackwardProducts p;
-  for (Gemm* g : {&p.v, &p.dx, &p.dweight, &p.da, &p.db}) g->bf16 = f.dy.dtype == DType::BF16;
+  Gemm &down = p.adapter.down, &through = p.adapter.main, &da = p.adapter.after[0], &db_turned = p.adapter.after[1];
+  for (Gemm* g : {&down, &through, &p.dweight, &da, &db_turned}) g->bf16 = f.dy.dtype == DType::BF16;
   if (f.needs_v()) {  // v = scale * dy B
-    p.v.m = f.n;
-    p.v.n = f.rank;
-    p.v.base = {whole(f.dy, false), whole(f.b, false), f.out};
-    p.v.alpha = static_cast<float>(call.attrs->number("scale", 1));
-    p.v.c = v;
+    down.m = f.n;
+    down.n = f.rank;
+    down.base = {whole(f.dy, false), whole(f.b, false), f.out};
+    down.alpha = static_cast<float>(call.attrs->number("scale", 1));
+    down.c = v;
   }
   if (f.dx.present()) {  // dx = dy W + drop'(v A)
-    p.dx.m = f.n;
-    p.dx.n = f.in;
-    p.dx.base = {whole(f.dy, false), whole(f.weight, false), f.out};
+    through.m = f.n;
+    through.n = f.in;
+    through.base = {whole(f.dy, false), whole(f.weight, false), f.out};
     if (f.a.present()) {
-      p.dx.extra = {floats(v, f.rank, false), whole(f.a, false), f.rank};
-      p.dx.extra_dropout = dropout;
+      through.extra = {floats(v, f.rank, false), whole(f.a, false), f.rank};
+      through.extra_dropout = dropout;
     }
-    p.dx.c = f.dx.data;
-    p.dx.c_dtype = f.dx.dtype;
-    p.dx.accumulate = call.attrs->flag("accumulate");
+    through.c = f.dx.data;
+    through.c_dtype = f.dx.dtype;
+    through.accumulate = call.attrs->flag("accumulate");
   }
   if (f.dweight.present()) {  // dweight += dy^T x
     p.dweight.m = f.out;
@@ -179,17 +188,17 @@ BackwardProducts backward_products(const OpCall& call, const Backward& f, const 
     p.dweight.accumulate = true;
   }
   if (f.da.present()) {  // da += v^T drop(x)
-    p.da.m = f.rank;
-    p.da.n = f.in;
-    p.da.base = {floats(v, f.rank, true), masked(whole(f.x, false), dropout), f.n};
-    p.da.c = f.da.data;
-    p.da.accumulate = true;
+    da.m = f.rank;
+    da.n = f.in;
+    da.base = {floats(v, f.rank, true), masked(whole(f.x, false), dropout), f.n};
+    da.c = f.da.data;
+    da.accumulate = true;
   }
   if (f.db.present()) {  // (dy^T u)^T: this way round dy streams past once
-    p.db.m = f.rank;
-    p.db.n = f.out;
-    p.db.base = {whole(f.u, true), whole(f.dy, false), f.n};
-    p.db.c = db;
+    db_turned.m = f.rank;
+    db_turned.n = f.out;
+    db_turned.base = {whole(f.u, true), whole(f.dy, false), f.n};
+    db_turned.c = db;
   }
   return p;
 }
@@ -202,6 +211,24 @@ size_t matrix_bytes(const OpCall& call, int64_t rows, int64_t columns) {
 }
 size_t v_bytes(const OpCall& call, const Backward& f) { return f.needs_v() ? matrix_bytes(call, f.n, f.rank) : 0; }
 size_t db_bytes(const OpCall& call, const Backward& f) { return f.db.present() ? matrix_bytes(call, f.rank, f.out) : 0; }
+
+// sums[c][r] += values[r][c]
+void add_transposed(const float* values, int64_t rows, int64_t columns, float* sums) {
+  alignas(64) float turned[kLanes * kLanes];
+  for (int64_t r0 = 0; r0 < rows; r0 += kLanes)
+    for (int64_t c0 = 0; c0 < columns; c0 += kLanes) {
+      if (rows - r0 < kLanes || columns - c0 < kLanes) {
+        for (int64_t c = c0; c < smaller(columns, c0 + kLanes); ++c)
+          for (int64_t r = r0; r < smaller(rows, r0 + kLanes); ++r) sums[c * rows + r] += values[r * columns + c];
+        continue;
+      }
+      transpose_square(values + r0 * columns + c0, columns, turned, kLanes);
+      for (int64_t c = 0; c < kLanes; ++c) {
+        float* line = sums + (c0 + c) * rows + r0;
+        store(line, load(line) + load(turned + c * kLanes));
+      }
+    }
+}
 
 // sums[j] += sum of column j, rows in ascending order.
 template <class T>
@@ -221,37 +248,25 @@ void add_columns(const T* values, int64_t rows, int64_t columns, float* sums, Th
 size_t linear_workspace(const OpCall& call) {
   const Forward f = forward_of(call);
   const int threads = call.pool->size();
-  size_t bytes = gemm_workspace(forward_product(f), threads);
-  if (f.a.present()) {
-    const Dropout dropout{};
-    const size_t down = gemm_workspace(down_product(call, f, drops(call, f.rng) ? &dropout : nullptr), threads);
-    if (down > bytes) bytes = down;
-  }
-  return bytes;
+  const Dropout dropout{};
+  return gemm_workspace(forward_products(call, f, drops(call, f.rng) ? &dropout : nullptr), threads);
 }
 
 void linear(const OpCall& call) {
   const Forward f = forward_of(call);
   check_workspace(call, linear_workspace(call));
-  if (f.a.present()) {
-    Dropout dropout{};
-    const bool drop = drops(call, f.rng);
-    if (drop) dropout = dropout_of(call, f.rng);
-    gemm(down_product(call, f, drop ? &dropout : nullptr), call.pool, call.workspace);
-  }
-  gemm(forward_product(f), call.pool, call.workspace);
+  Dropout dropout{};
+  const bool drop = drops(call, f.rng);
+  if (drop) dropout = dropout_of(call, f.rng);
+  gemm(forward_products(call, f, drop ? &dropout : nullptr), call.pool, call.workspace);
 }
 
 size_t linear_backward_workspace(const OpCall& call) {
   const Backward f = backward_of(call);
   const Dropout dropout{};
   const BackwardProducts p = backward_products(call, f, drops(call, f.rng) ? &dropout : nullptr, nullptr, nullptr);
-  size_t bytes = 0;
-  for (const Gemm* g : {&p.v, &p.dx, &p.dweight, &p.da, &p.db}) {
-    const size_t b = gemm_workspace(*g, call.pool->size());
-    if (b > bytes) bytes = b;
-  }
-  return v_bytes(call, f) + db_bytes(call, f) + bytes;
+  const size_t adapter = gemm_workspace(p.adapter, call.pool->size()), dweight = gemm_workspace(p.dweight, call.pool->size());
+  return v_bytes(call, f) + db_bytes(call, f) + (adapter > dweight ? adapter : dweight);
 }
 
 void linear_backward(const OpCall& call) {
@@ -265,12 +280,9 @@ void linear_backward(const OpCall& call) {
   const bool drop = drops(call, f.rng);
   if (drop) dropout = dropout_of(call, f.rng);
   const BackwardProducts p = backward_products(call, f, drop ? &dropout : nullptr, v, db);
-  for (const Gemm* g : {&p.v, &p.dx, &p.dweight, &p.da, &p.db}) gemm(*g, call.pool, scratch);
-  if (f.db.present()) {
-    float* sums = f.db.as<float>();
-    for (int64_t j = 0; j < f.out; ++j)
-      for (int64_t q = 0; q < f.rank; ++q) sums[j * f.rank + q] += db[q * f.out + j];
-  }
+  gemm(p.adapter, call.pool, scratch);
+  gemm(p.dweight, call.pool, scratch);
+  if (f.db.present()) add_transposed(db, f.rank, f.out, f.db.as<float>());
   if (f.dbias.present()) {
     if (f.dy.dtype == DType::F32) add_columns(f.dy.as<float>(), f.n, f.out, f.dbias.as<float>(), call.pool);
     else add_columns(f.dy.as<Bf16>(), f.n, f.out, f.dbias.as<float>(), call.pool);

@@ -15,16 +15,10 @@
 #include <sched.h>
 #endif
 
+#include "pause.h"
+
 namespace vltune {
 namespace {
-
-inline void pause_cpu() {
-#if defined(__x86_64__) || defined(_M_X64)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 int cpus_of_process() {
 #ifdef __linux__

@@ -50,10 +50,16 @@ inline void run_parts(const Gemm& g, const Part* parts, int count, const Block& 
     }
     auto tile = [&](int64_t i, int64_t j) {
       const int rows = static_cast<int>(smaller(panel, group - i)), columns = static_cast<int>(smaller(kTileColumns, block.columns - j));
+      TileRun runs[2];
       for (int s = 0; s < count; ++s)
-        tile_kernel_for(rows, columns, by_rows[s])(parts[s].k, a[s] + i / panel * next[s], stride[s],
-                                                   parts[s].b + j / kTileColumns * parts[s].b_panel, parts[s].b_row, c + (i0 + i) * ldc + j,
-                                                   ldc, columns, g.alpha, add || s > 0);
+        runs[s] = {parts[s].k, a[s] + i / panel * next[s], stride[s], parts[s].b + j / kTileColumns * parts[s].b_panel, parts[s].b_row};
+      float* out = c + (i0 + i) * ldc + j;
+      if (count == 2 && by_rows[0] == by_rows[1]) {
+        tile_kernel_for(rows, columns, by_rows[0])(runs, 2, out, ldc, columns, g.alpha, add);
+      } else {
+        for (int s = 0; s < count; ++s)
+          tile_kernel_for(rows, columns, by_rows[s])(runs + s, 1, out, ldc, columns, g.alpha, add || s > 0);
+      }
     };
     if (group <= 2 * panel) {  // few rows: B streams past once
       for (int64_t j = 0; j < block.columns; j += kTileColumns)

@@ -36,4 +36,11 @@ size_t gemm_workspace(const Gemm& g, int threads);
 size_t gemm_workspace_up_to(const Gemm& g, int threads);
 void gemm(const Gemm& g, ThreadPool* pool, void* workspace);
 
+// The products around an adapter: `down` makes main's second A, which those of `after` may read too. Any may be empty (m = 0).
+struct AdapterProducts {
+  Gemm down, main, after[2];
+};
+size_t gemm_workspace(const AdapterProducts& p, int threads);
+void gemm(const AdapterProducts& p, ThreadPool* pool, void* workspace);
+
 }  // namespace vltune::cpu::VLTUNE_ISA

@@ -1,5 +1,6 @@
 // The F32 micro-kernel: a tile of C, at most kTileRows x kTileColumns, kept in registers over a run of k.
 //   C[i][j] = alpha * sum_k A(i, k) * B(k, j)  (+ C[i][j])
+// The sum may go on over a second run of k, from other factors: an adapter's product needs no second visit to C.
 // B is read kTileColumns at a time from rows `bs` apart. A is read by broadcast, either from rows (element (i, k) at
 // a[i * as + k]: the matrix as it is stored) or from columns (a[k * as + i]: a packed panel, or a narrow transposed matrix).
 // Each element is one chain of fused multiply-adds in the order of k, so its bits depend neither on the tile it falls in nor
@@ -21,20 +22,25 @@ constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 constexpr int kTileColumns = kTileVectors * kLanes;
 
-using TileKernel = void (*)(int64_t k, const float* a, int64_t as, const float* b, int64_t bs, float* c, int64_t ldc, int columns,
-                            float alpha, bool add);
+struct TileRun {
+  int64_t k;
+  const float* a;
+  int64_t as;
+  const float* b;
+  int64_t bs;
+};
+
+using TileKernel = void (*)(const TileRun* runs, int count, float* c, int64_t ldc, int columns, float alpha, bool add);
 
 template <int kRows, int kVectors, bool kByRows>
-void tile_kernel(int64_t k, const float* a, int64_t as, const float* b, int64_t bs, float* c, int64_t ldc, int columns, float alpha,
-                 bool add) {
+void tile_kernel(const TileRun* runs, int count, float* c, int64_t ldc, int columns, float alpha, bool add) {
   Vec acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kVectors; ++j) acc[i][j] = zero();
   const int last = columns - (kVectors - 1) * kLanes;  // columns of the last vector
   // One pointer for three rows: the other two are base + as and base + 2 as, which x86 addresses for nothing.
-  const float* base[(kRows + 2) / 3];
-  if (kByRows)
-    for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = a + 3 * g * as;
+  const float *a, *b, *base[(kRows + 2) / 3];
+  int64_t as, bs;
   auto step = [&](const Vec (&row)[kVectors]) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
@@ -49,18 +55,23 @@ void tile_kernel(int64_t k, const float* a, int64_t as, const float* b, int64_t 
     }
     b += bs;
   };
-  if (last == kLanes) {
-    for (int64_t p = 0; p < k; ++p) {
-      Vec row[kVectors];
-      for (int j = 0; j < kVectors; ++j) row[j] = load(b + j * kLanes);
-      step(row);
-    }
-  } else {
-    for (int64_t p = 0; p < k; ++p) {
-      Vec row[kVectors];
-      for (int j = 0; j + 1 < kVectors; ++j) row[j] = load(b + j * kLanes);
-      row[kVectors - 1] = load_n(b + (kVectors - 1) * kLanes, last);
-      step(row);
+  for (const TileRun* run = runs; run < runs + count; ++run) {
+    a = run->a, as = run->as, b = run->b, bs = run->bs;
+    if (kByRows)
+      for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = a + 3 * g * as;
+    if (last == kLanes) {
+      for (int64_t p = 0; p < run->k; ++p) {
+        Vec row[kVectors];
+        for (int j = 0; j < kVectors; ++j) row[j] = load(b + j * kLanes);
+        step(row);
+      }
+    } else {
+      for (int64_t p = 0; p < run->k; ++p) {
+        Vec row[kVectors];
+        for (int j = 0; j + 1 < kVectors; ++j) row[j] = load(b + j * kLanes);
+        row[kVectors - 1] = load_n(b + (kVectors - 1) * kLanes, last);
+        step(row);
+      }
     }
   }
   const Vec scale = broadcast(alpha);
