@@ -1,5 +1,7 @@
 #include "../ops/nf4.h"
 
+#include <type_traits>
+
 #include "../ops/check.h"
 #include "dispatch.h"
 #include "dynamic_map.h"
@@ -24,71 +26,6 @@ constexpr float kThresholds[15] = {-0.8480963706970215f, -0.6106328964233398f, -
 constexpr int kBlock = static_cast<int>(kNf4Block);
 constexpr int kVectors = kBlock / kLanes;
 
-#if defined(__AVX512F__)
-
-// [-1, 1] in 32 cells narrower than any two thresholds are apart: a value's cell gives a code and the one threshold that may lie
-// in the cell, above which it is the next code. A value that rounding puts into the neighbouring cell gets the same code there,
-// since no threshold is that near to a cell's edge.
-constexpr float kCellsPerUnit = 15.9f;
-struct Cells {
-  alignas(64) float threshold[32];
-  alignas(64) int32_t code[32];
-  bool sound;
-};
-constexpr Cells make_cells() {
-  Cells cells{};
-  cells.sound = true;
-  for (int c = 0; c < 32; ++c) {
-    const double low = (c - 16) / static_cast<double>(kCellsPerUnit), high = (c - 15) / static_cast<double>(kCellsPerUnit);
-    cells.threshold[c] = 2;  // above every value
-    int inside = 0;
-    for (int k = 0; k < 15; ++k) {
-      const double t = static_cast<double>(kThresholds[k]);
-      if (t < low) {
-        ++cells.code[c];
-      } else if (t < high) {
-        cells.threshold[c] = kThresholds[k];
-        ++inside;
-      }
-      const double to_low = t > low ? t - low : low - t, to_high = t > high ? t - high : high - t;
-      if (to_low < 1e-5 || to_high < 1e-5) cells.sound = false;
-    }
-    if (inside > 1) cells.sound = false;
-  }
-  return cells;
-}
-constexpr Cells kCells = make_cells();
-static_assert(kCells.sound);
-
-// |x| <= 1, up to rounding, or NaN: that converts to an integer whose low five bits are 0, and compares false, so it is code 0.
-inline __m512i codes_of(Vec x) {
-  __m512i cell = _mm512_cvttps_epi32(fma(x, broadcast(kCellsPerUnit), broadcast(16.0f)).v);
-  __m512 threshold = _mm512_permutex2var_ps(_mm512_load_ps(kCells.threshold), cell, _mm512_load_ps(kCells.threshold + 16));
-  __m512i code = _mm512_permutex2var_epi32(_mm512_load_si512(kCells.code), cell, _mm512_load_si512(kCells.code + 16));
-  __mmask16 above = _mm512_cmp_ps_mask(x.v, threshold, _CMP_GT_OQ);
-  code = _mm512_mask_add_epi32(code, above, code, _mm512_set1_epi32(1));
-  // The pair of a 64-bit lane in its low byte; the rest of the lane is of no use.
-  return _mm512_or_si512(_mm512_slli_epi64(code, 4), _mm512_srli_epi64(code, 32));
-}
-
-inline void pack_codes(const Vec* scaled, uint8_t* to) {
-  // Byte j of lane i is to become byte 8 * j + i: four vectors are laid over each other, then 8 x 4 bytes transposed.
-  const __m512i byte = _mm512_set1_epi64(255);
-  __m512i low = _mm512_ternarylogic_epi64(byte, codes_of(scaled[0]), _mm512_slli_epi64(codes_of(scaled[1]), 8), 0xca);
-  __m512i high = _mm512_ternarylogic_epi64(byte, codes_of(scaled[2]), _mm512_slli_epi64(codes_of(scaled[3]), 8), 0xca);
-  __m256i lanes = _mm512_cvtepi64_epi32(_mm512_ternarylogic_epi64(_mm512_set1_epi64(65535), low, _mm512_slli_epi64(high, 16), 0xca));
-  const __m256i columns = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  lanes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(lanes, columns), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), lanes);
-}
-
-// max(|x|, most), dropping a NaN in x.
-inline Vec larger_magnitude(Vec x, Vec most) { return {_mm512_range_ps(x.v, most.v, 0b1011)}; }
-
-#else
-
-inline Vec larger_magnitude(Vec x, Vec most) { return max(abs(x), most); }
-
 inline void pack_codes(const Vec* scaled, uint8_t* to) {
   alignas(64) float x[kBlock];
   int32_t code[kBlock] = {};
@@ -98,8 +35,6 @@ inline void pack_codes(const Vec* scaled, uint8_t* to) {
   for (int j = 0; j < kBlock / 2; ++j) to[j] = static_cast<uint8_t>(code[2 * j] << 4 | code[2 * j + 1]);
 }
 
-#endif
-
 // bitsandbytes' CPU backend: the scale is the reciprocal of the absmax, or of 1e-38 where that is larger, so a block of zeros gets
 // code 7. Comparisons drop NaN, as fmaxf does.
 template <class T> inline void quantize_block(const T* x, uint8_t* codes, float* absmax) {
@@ -107,13 +42,161 @@ template <class T> inline void quantize_block(const T* x, uint8_t* codes, float*
   Vec largest = zero();
   for (int i = 0; i < kVectors; ++i) {
     v[i] = load(x + i * kLanes);
-    largest = larger_magnitude(v[i], largest);
+    largest = max(abs(v[i]), largest);
   }
   *absmax = reduce_max(largest);
   const Vec scale = broadcast(1.0f / (*absmax > 1e-38f ? *absmax : 1e-38f));
   for (int i = 0; i < kVectors; ++i) v[i] = v[i] * scale;
   pack_codes(v, codes);
 }
+
+#if defined(__AVX512F__)
+
+// Whole blocks, 16 at a time: one division makes their 16 scales, and codes are found on 16-bit words, 32 to a vector.
+//
+// A value is rounded to w = x * scale * kStep, a whole number. Its cell, w's upper five bits, holds at most one threshold; so one
+// look-up by cell and one addition make a word whose upper four bits are the code: code * 4096 + (how far w is above the cell's
+// threshold, or below the next code). Where w is the threshold's own step the lower twelve bits are 0, and its block is done again
+// by quantize_block, which compares exactly; so are blocks whose absmax is no plain number. One block in some 60 is.
+constexpr int kGroup = 16;
+constexpr float kStep = 32700.0f;  // 32,768 would leave the words at 1, and puts thresholds nearer to the edges of steps
+struct Cells {
+  alignas(64) uint16_t add[32];
+  bool sound;
+};
+constexpr Cells make_cells() {
+  Cells cells{};
+  cells.sound = true;
+  int step[15] = {};
+  for (int k = 0; k < 15; ++k) {
+    const double exact = static_cast<double>(kThresholds[k]) * static_cast<double>(kStep);
+    step[k] = static_cast<int>(exact < 0 ? exact - 0.5 : exact + 0.5);
+    // Rounding of the scale and of products moves a value by less than 0.008 of a step.
+    const double off = exact - step[k];
+    if (off > 0.49 || off < -0.49) cells.sound = false;
+  }
+  for (int c = -16; c < 16; ++c) {
+    const int low = c * 2048, high = low + 2048;
+    int code = 0, inside = 0, origin = low - 1;  // a word of a cell without a threshold is never 0 in its lower twelve bits
+    for (int k = 0; k < 15; ++k) {
+      if (step[k] < high) ++code;
+      if (step[k] >= low && step[k] < high) {
+        origin = step[k];
+        ++inside;
+      }
+    }
+    if (inside > 1) cells.sound = false;
+    cells.add[c & 31] = static_cast<uint16_t>(code * 4096 - origin);
+  }
+  return cells;
+}
+constexpr Cells kCells = make_cells();
+static_assert(kCells.sound);
+
+// The greatest magnitude of a block as F32 bits, in some of 16 lanes: bits of magnitudes are ordered as the magnitudes are, with
+// NaN above all.
+template <class T> inline __m512i largest_bits(const T* x) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i a = _mm512_castps_si512(load(x).v), b = _mm512_castps_si512(load(x + 16).v);
+  __m512i c = _mm512_castps_si512(load(x + 32).v), d = _mm512_castps_si512(load(x + 48).v);
+  a = _mm512_max_epu32(_mm512_and_si512(a, magnitude), _mm512_and_si512(b, magnitude));
+  c = _mm512_max_epu32(_mm512_and_si512(c, magnitude), _mm512_and_si512(d, magnitude));
+  return _mm512_max_epu32(a, c);
+}
+template <class T> inline __m512i larger_bits(__m512i a, __m512i b) { return _mm512_max_epu32(a, b); }
+
+// Of Bf16 the upper and the lower half of a lane are elements of their own.
+template <> inline __m512i largest_bits(const Bf16* x) {
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+  __m512i a = _mm512_loadu_si512(x), b = _mm512_loadu_si512(x + 32);
+  return _mm512_max_epu16(_mm512_and_si512(a, magnitude), _mm512_and_si512(b, magnitude));
+}
+template <> inline __m512i larger_bits<Bf16>(__m512i a, __m512i b) { return _mm512_max_epu16(a, b); }
+
+// Lane b: the greatest of vector b. Pairs of vectors are interleaved and folded, four times.
+template <class T> inline __m512i largest_of_each(__m512i* v) {
+  for (int i = 0; i < 8; ++i)
+    v[i] = larger_bits<T>(_mm512_unpacklo_epi32(v[i], v[i + 8]), _mm512_unpackhi_epi32(v[i], v[i + 8]));
+  for (int i = 0; i < 4; ++i)
+    v[i] = larger_bits<T>(_mm512_unpacklo_epi32(v[i], v[i + 4]), _mm512_unpackhi_epi32(v[i], v[i + 4]));
+  // Each 128 bits of v[i] now are of the vectors i, i + 4, i + 8 and i + 12.
+  for (int i = 0; i < 2; ++i)
+    v[i] = larger_bits<T>(_mm512_shuffle_i32x4(v[i], v[i + 2], 0x44), _mm512_shuffle_i32x4(v[i], v[i + 2], 0xee));
+  v[0] = larger_bits<T>(_mm512_shuffle_i32x4(v[0], v[1], 0x88), _mm512_shuffle_i32x4(v[0], v[1], 0xdd));
+  if (std::is_same_v<T, Bf16>) v[0] = _mm512_maskz_max_epu16(0xaaaaaaaa, v[0], _mm512_slli_epi32(v[0], 16));
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15), v[0]);
+}
+
+// Steps of 32 elements as words, neighbours side by side.
+template <class T> inline __m512i steps_of(const T* x, __m512 scale) {
+  __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(load(x).v, scale)), high = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + 16).v, scale));
+  return _mm512_packs_epi32(low, high);
+}
+inline __m512i steps_of(const Bf16* x, __m512 scale) {
+  // Added to 1.5 * 2^23, a number is rounded to a whole one, which is then the lower half of the sum's bits.
+  const __m512 round = _mm512_set1_ps(0x1.8p23f);
+  const __m512i v = _mm512_loadu_si512(x);
+  __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+  __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+  even = _mm512_fmadd_ps(even, scale, round);
+  odd = _mm512_fmadd_ps(odd, scale, round);
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_castps_si512(even), _mm512_slli_epi32(_mm512_castps_si512(odd), 16));
+}
+
+// Where packing has put each two bytes of two blocks, by whether steps_of keeps the order (Bf16) or not.
+struct Order { alignas(64) uint16_t from[32]; };
+template <class T> constexpr Order make_order() {
+  constexpr bool kept = std::is_same_v<T, Bf16>;
+  Order order{};
+  for (int i = 0; i < 32; ++i) {
+    const int block = i / 16, word = i % 16, half = word / 8;  // four elements a word
+    const int lane = kept ? word % 8 / 2 : word % 4, within = kept ? word % 2 : word % 8 / 4;
+    order.from[i] = static_cast<uint16_t>(lane * 8 + block * 4 + half * 2 + within);
+  }
+  return order;
+}
+template <class T> constexpr Order kOrder = make_order<T>();
+
+// A block's codes, two to a byte, one byte to a word; *doubtful: bits set where a code may be wrong.
+template <class T> inline __m512i words_of(const T* x, float scale, __mmask32* doubtful) {
+  const __m512 s = _mm512_set1_ps(scale);
+  const __m512i add = _mm512_load_si512(kCells.add), lower = _mm512_set1_epi16(0xfff);
+  __m512i low = steps_of(x, s), high = steps_of(x + 32, s);
+  low = _mm512_add_epi16(low, _mm512_permutexvar_epi16(_mm512_srli_epi16(low, 11), add));
+  high = _mm512_add_epi16(high, _mm512_permutexvar_epi16(_mm512_srli_epi16(high, 11), add));
+  *doubtful = _mm512_testn_epi16_mask(low, lower) | _mm512_testn_epi16_mask(high, lower);
+  const __m512i codes = _mm512_packus_epi16(_mm512_srli_epi16(low, 12), _mm512_srli_epi16(high, 12));
+  return _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0110));
+}
+
+template <class T> inline void quantize_group(const T* x, uint8_t* codes, float* absmax) {
+  __m512i largest[kGroup];
+  for (int b = 0; b < kGroup; ++b) largest[b] = largest_bits(x + b * kBlock);
+  const __m512i bits = largest_of_each<T>(largest);
+  _mm512_storeu_si512(absmax, bits);
+  // 2^-97 to 2^97: no scale overflows, nor is one subnormal.
+  const __mmask16 plain = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(bits, _mm512_set1_epi32(30 << 23)), _mm512_set1_epi32(194 << 23));
+  alignas(64) float scale[kGroup];
+  _mm512_store_ps(scale, _mm512_mul_ps(_mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_castsi512_ps(bits)), _mm512_set1_ps(kStep)));
+  const __m512i order = _mm512_load_si512(kOrder<T>.from);
+  for (int b = 0; b < kGroup; b += 2) {
+    // What comes two groups later is fetched meanwhile: left to itself, the machine fetches while a group is first read, and waits.
+    prefetch(x + (2 * kGroup + b) * kBlock, 2 * kBlock);
+    __mmask32 first, second;
+    __m512i packed = _mm512_packus_epi16(words_of(x + b * kBlock, scale[b], &first), words_of(x + (b + 1) * kBlock, scale[b + 1], &second));
+    _mm512_storeu_si512(codes + b * kBlock / 2, _mm512_permutexvar_epi16(order, packed));
+    if (first | second) {
+      if (first) quantize_block(x + b * kBlock, codes + b * kBlock / 2, absmax + b);
+      if (second) quantize_block(x + (b + 1) * kBlock, codes + (b + 1) * kBlock / 2, absmax + b + 1);
+    }
+  }
+  if (plain != 0xffff) {
+    for (int b = 0; b < kGroup; ++b)
+      if (!(plain >> b & 1)) quantize_block(x + b * kBlock, codes + b * kBlock / 2, absmax + b);
+  }
+}
+
+#endif
 
 // A last block of fewer elements. bitsandbytes' CPU backend divides here where it multiplies elsewhere, and stores the 1e-38 that
 // stands for the absmax of zeros. An odd count shows a zero as the low nibble of the last byte.
@@ -125,7 +208,7 @@ template <class T> void quantize_part(const T* x, int count, uint8_t* codes, flo
   Vec largest = broadcast(1e-38f);
   for (int i = 0; i < kVectors; ++i) {
     v[i] = load(padded + i * kLanes);
-    largest = larger_magnitude(v[i], largest);
+    largest = max(abs(v[i]), largest);
   }
   *absmax = reduce_max(largest);
   for (int i = 0; i < kVectors; ++i) v[i] = v[i] / broadcast(*absmax);
@@ -283,7 +366,12 @@ void nf4_quantize(const OpCall& call) {
   with_float(x.dtype, [&](auto tag) {
     const auto* from = x.as<decltype(tag)>();
     call.pool->parallel_for(blocks, kElementGrain / kBlock, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) {
+      int64_t b = begin;
+#if defined(__AVX512F__)
+      for (; b + kGroup <= end && (b + kGroup) * kBlock <= n; b += kGroup)
+        quantize_group(from + b * kBlock, to + b * kBlock / 2, scale + b);
+#endif
+      for (; b < end; ++b) {
         const int64_t first = b * kBlock;
         if (first + kBlock <= n) quantize_block(from + first, to + first / 2, scale + b);
         else quantize_part(from + first, static_cast<int>(n - first), to + first / 2, scale + b);

@@ -60,27 +60,45 @@ template <class T> inline void store_pair(T* p, int64_t half, Pair a, int count)
   store_part(p + half, a.high, count);
 }
 
+// The heads of a token are gone through together, some kTogether at a time, once for their sums and once for their results: a
+// sum over the lanes, a root and a division take long to arrive, and otherwise each head would wait for its own.
+constexpr int64_t kTogether = 16;
+
+// Null weight: no norm, and rstd is not written.
 template <class D, class W>
-void forward_head(const D* x, const W* weight, const float* cos, const float* sin, float eps, int64_t half, D* y, float* rstd) {
-  Vec scale = broadcast(1.0f);
+inline void forward_heads(const D* x, int64_t heads, const W* weight, const float* cos, const float* sin, float eps, int64_t half, D* y,
+                          float* rstd) {
   if (weight) {
-    Vec low = zero(), high = zero();
-    each_vector(half, [&](int64_t j, int count) {
-      Pair v = load_pair(x + j, half, count);
-      low = fma(v.low, v.low, low);
-      high = fma(v.high, v.high, high);
-    });
-    *rstd = 1.0f / std::sqrt(reduce_add(low + high) / static_cast<float>(2 * half) + eps);
-    scale = broadcast(*rstd);
-  }
-  each_vector(half, [&](int64_t j, int count) {
-    Pair z = load_pair(x + j, half, count);
-    if (weight) {
-      Pair w = load_pair(weight + j, half, count);
-      z = {w.low * (z.low * scale), w.high * (z.high * scale)};
+    const float dim = static_cast<float>(2 * half);
+    float squares[kTogether];
+    for (int64_t i = 0; i < heads; ++i) {
+      Vec low = zero(), high = zero();
+      each_vector(half, [&](int64_t j, int count) {
+        Pair v = load_pair(x + i * 2 * half + j, half, count);
+        low = fma(v.low, v.low, low);
+        high = fma(v.high, v.high, high);
+      });
+      squares[i] = reduce_add(low + high);
     }
-    store_pair(y + j, half, rotate(z, load_part(cos + j, count), load_part(sin + j, count)), count);
-  });
+    each_vector(heads, [&](int64_t i, int count) {
+      Vec root = sqrt(load_part(squares + i, count) / broadcast(dim) + broadcast(eps));
+      store_part(rstd + i, broadcast(1.0f) / root, count);
+    });
+  }
+  for (int64_t i = 0; i < heads; ++i) {
+    const D* from = x + i * 2 * half;
+    D* to = y + i * 2 * half;
+    prefetch(from + heads * 2 * half, 2 * half);
+    const Vec scale = broadcast(weight ? rstd[i] : 1.0f);
+    each_vector(half, [&](int64_t j, int count) {
+      Pair z = load_pair(from + j, half, count);
+      if (weight) {
+        Pair w = load_pair(weight + j, half, count);
+        z = {w.low * (z.low * scale), w.high * (z.high * scale)};
+      }
+      store_pair(to + j, half, rotate(z, load_part(cos + j, count), load_part(sin + j, count)), count);
+    });
+  }
 }
 
 // dx may be dy. dweight is null where it is not wanted.
@@ -192,11 +210,11 @@ void qk_norm_rope(const OpCall& call) {
       using W = decltype(weight_tag);
       call.pool->parallel_for(shape.n, row_grain(x.dim(1)), [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t)
-          for (int64_t i = 0; i < shape.heads; ++i) {
-            const int64_t head = t * shape.heads + i;
-            forward_head(x.as<D>() + head * shape.dim, weight.present() ? weight.as<W>() : nullptr,
-                         cos.as<float>() + t * shape.half, sin.as<float>() + t * shape.half, eps, shape.half,
-                         y.as<D>() + head * shape.dim, weight.present() ? rstd.as<float>() + head : nullptr);
+          for (int64_t i = 0; i < shape.heads; i += kTogether) {
+            const int64_t head = t * shape.heads + i, heads = shape.heads - i < kTogether ? shape.heads - i : kTogether;
+            forward_heads(x.as<D>() + head * shape.dim, heads, weight.present() ? weight.as<W>() : nullptr,
+                          cos.as<float>() + t * shape.half, sin.as<float>() + t * shape.half, eps, shape.half,
+                          y.as<D>() + head * shape.dim, weight.present() ? rstd.as<float>() + head : nullptr);
           }
       });
     });

@@ -12,9 +12,11 @@
 //   reduce_add(v), reduce_max(v)           over the lanes, always in the same order: halves are folded onto each other
 //   exp(v)                                 within 1.1 ulp; 0 below -104, inf above 88.73, NaN stays NaN; subnormals included
 //   sigmoid(v)                             1/(1 + exp(-v)), within 3 ulp; below -87 it may be 0
+//   sigmoid_for(v, T{})                    the same where the result is to be rounded to T: for Bf16 within 2^-13
 //
 //   each_vector(n, step), load_part, store_part   loops over n elements of which the last vector may be short
 //   convert(from, to, n)                          elements of one type to another
+//   prefetch(p, n)                                asks for elements that will be read soon
 //
 // Bf16 is rounded to nearest even; NaN becomes 0x7fc0.
 #pragma once
@@ -97,10 +99,10 @@ inline Vec widen(__m256i bf16) {
 inline __m256i narrow(Vec a) {
   const __m512i upper = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
   const __m512i bits = _mm512_castps_si512(a.v);
-  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000)), nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  const __mmask16 number = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
+  const __mmask16 odd = _mm512_mask_test_epi32_mask(number, bits, _mm512_set1_epi32(0x10000));
+  __m512i rounded = _mm512_mask_add_epi32(_mm512_set1_epi32(0x7fc00000), number, bits, _mm512_set1_epi32(0x7fff));
   rounded = _mm512_mask_add_epi32(rounded, odd, bits, _mm512_set1_epi32(0x8000));
-  rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
   return _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, rounded));
 }
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -342,8 +344,20 @@ inline Vec sigmoid(Vec x) {
   r = fma(r, fnma(divisor, r, broadcast(1.0f)), r);
   return {_mm512_mask_mov_ps(r.v, _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.0f), _CMP_LT_OQ), _mm512_setzero_ps())};
 }
+// Rounding to Bf16 errs by up to 2^-9, so an estimate of the reciprocal to 14 bits will do, and a polynomial of degree 4 for 2^f,
+// 0 <= f < 1 (fitted at Chebyshev nodes, within 2^-17.8). The instructions themselves take care of what is out of range.
+inline Vec sigmoid_for(Vec x, Bf16) {
+  const Vec t = x * broadcast(-1.44269504f), f = {_mm512_reduce_ps(t.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+  Vec p = fma(broadcast(0.0136703094f), f, broadcast(0.0517449975f));
+  p = fma(p, f, broadcast(0.241604358f));
+  p = fma(p, f, broadcast(0.692972898f));
+  p = fma(p, f, broadcast(1.00000346f));
+  return {_mm512_rcp14_ps((broadcast(1.0f) + Vec{_mm512_scalef_ps(p.v, t.v)}).v)};
+}
+inline Vec sigmoid_for(Vec x, float) { return sigmoid(x); }
 #else
 inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x)); }
+template <class T> inline Vec sigmoid_for(Vec x, T) { return sigmoid(x); }
 #endif
 
 // Calls step(i, count) for every vector of n elements; count is kLanes but for the last.
@@ -355,6 +369,12 @@ template <class Step> inline void each_vector(int64_t n, Step&& step) {
 // Whole vectors by load and store, a last part by load_n and store_n; after inlining into each_vector there is no branch.
 template <class T> inline Vec load_part(const T* p, int n) { return n == kLanes ? load(p) : load_n(p, n); }
 template <class T> inline void store_part(T* p, Vec a, int n) { n == kLanes ? store(p, a) : store_n(p, a, n); }
+
+// Asks for n elements that will be read soon; they need not be memory that may be read.
+template <class T> inline void prefetch(const T* p, int64_t n) {
+  const char* at = reinterpret_cast<const char*>(p);
+  for (int64_t i = 0; i < n * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(at + i);
+}
 
 template <class From, class To> inline void convert(const From* from, To* to, int64_t n) {
   each_vector(n, [&](int64_t i, int count) { store_part(to + i, load_part(from + i, count), count); });

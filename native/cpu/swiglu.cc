@@ -20,7 +20,7 @@ void swiglu(const OpCall& call) {
       D* to = y.as<D>() + begin;
       each_vector(end - begin, [&](int64_t i, int count) {
         Vec x = load_part(g + i, count);
-        store_part(to + i, x * sigmoid(x) * load_part(u + i, count), count);
+        store_part(to + i, x * sigmoid_for(x, D{}) * load_part(u + i, count), count);
       });
     });
   });
@@ -44,7 +44,7 @@ void swiglu_backward(const OpCall& call) {
       D *to_gate = dgate.as<D>() + begin, *to_up = dup.as<D>() + begin;
       each_vector(end - begin, [&](int64_t i, int count) {
         Vec d = load_part(grad + i, count), x = load_part(g + i, count), v = load_part(u + i, count);
-        Vec s = sigmoid(x), silu = x * s;
+        Vec s = sigmoid_for(x, D{}), silu = x * s;
         store_part(to_up + i, d * silu, count);
         store_part(to_gate + i, d * v * fma(silu, broadcast(1.0f) - s, s), count);
       });
