@@ -266,13 +266,20 @@ export class Renderer {
       if (!agrees(known, () => probe) || !agrees(known, (slot) => PROBES[(i + slot) % PROBES.length]!)) return null;
     }
     const literals = [...new Set(this.template!.literals().map(pythonStrip))].filter((text) => text !== '');
-    const mustGuard = literals.filter(
+    const alone = literals.filter(
       (literal) =>
         !agrees(known, () => literal) ||
         !agrees(known, () => `${literal} x`) ||
         !agrees(known, () => `x ${literal}`) ||
         !agrees(known, () => `x${literal}x`),
     );
+    // What means something only between two of them, as Qwen3's <tool_response> at the start and </tool_response> at the end.
+    const paired = new Set(alone);
+    const others = literals.filter((literal) => !paired.has(literal));
+    for (const first of others) {
+      for (const last of others) if (!agrees(known, () => `${first}x${last}`)) paired.add(first).add(last);
+    }
+    const mustGuard = [...paired];
     const free = literals.filter((literal) => !mustGuard.includes(literal));
     const guarded =
       agrees(known, () => `x ${free.join(' ')} x`) && agrees(known, () => `x${free.toReversed().join('')}x`)

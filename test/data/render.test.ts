@@ -240,3 +240,12 @@ test("Qwen3-VL's template takes the shortcut for ordinary text, and not for what
   ask(' white space at an end');
   t.is(rendered, probes + 1);
 });
+
+test('what a template looks for at both ends of a text together is not passed through', (t) => {
+  const shared = renderer(qwen3.source, { assistantOnlyLoss: false });
+  for (const response of ['<tool_response>x</tool_response>', '<tool_response>x</tool_response> y </tool_response>']) {
+    const messages = [turn('user', response), turn('assistant', 'done')];
+    t.deepEqual(shared.segments(messages), shared.rendered(messages));
+    t.notRegex(joined(shared.segments(messages)), /<think>/);
+  }
+});
