@@ -5,9 +5,10 @@
  * of what came before.
  */
 import { VltuneError } from '../errors.js';
+import { IGNORE_INDEX } from '../ops/linear_cross_entropy.js';
 import { identity, randperm } from './order.js';
 import { type Packing, packFirstFit, placeRows } from './pack.js';
-import { IGNORED, type RowSource } from './prepare.js';
+import type { RowSource } from './prepare.js';
 
 export interface BatchPlanOptions {
   /** Rows of a micro-batch (no packing), or its capacity in units of `maxLength` tokens (packing). */
@@ -142,7 +143,7 @@ export function buildBatch(source: RowSource, rows: ArrayLike<number>): Batch {
   for (let s = 0; s < rows.length; s++) bounds[s + 1] = bounds[s]! + source.lengths[rows[s]!]!;
   const n = bounds[rows.length]!;
   const ids = new Int32Array(n);
-  const targets = new Int32Array(n).fill(IGNORED);
+  const targets = new Int32Array(n).fill(IGNORE_INDEX);
   const positions = new Int32Array(3 * n);
   let numTargets = 0;
   let maxRow = 0;
@@ -160,7 +161,7 @@ export function buildBatch(source: RowSource, rows: ArrayLike<number>): Batch {
     for (let i = 1; i < length; i++) {
       const label = labels[i]!;
       targets[start + i - 1] = label;
-      if (label !== IGNORED) numTargets++;
+      if (label !== IGNORE_INDEX) numTargets++;
     }
   }
   return { ids, targets, positions, bounds, numTokens: n, numTargets, maxRow };

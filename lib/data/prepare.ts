@@ -8,15 +8,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { VltuneError } from '../errors.js';
+import { IGNORE_INDEX } from '../ops/linear_cross_entropy.js';
 import { IntBuffer } from './int_buffer.js';
 import { type Row, readRowBatches } from './read.js';
 import { cancelled, isDocument } from './records.js';
 import { Renderer, type Segment, type TextFormat } from './render.js';
 import type { ChatTemplate } from './template.js';
 import type { Tokenizer } from './tokenizer.js';
-
-/** A label that is no target, as everywhere in the field. */
-export const IGNORED = -100;
 
 export interface PrepareOptions {
   readonly tokenizer: Tokenizer;
@@ -134,7 +132,7 @@ export class TokenDataset implements RowSource {
       const code = ids[i]!;
       if (code < 0) {
         ids[i] = ~code;
-        targets[i] = IGNORED;
+        targets[i] = IGNORE_INDEX;
       } else {
         targets[i] = code;
       }

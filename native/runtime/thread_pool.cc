@@ -57,8 +57,6 @@ struct ThreadPool::Impl {
   std::atomic<int64_t> next{0};
   std::exception_ptr error;
   std::mutex error_mutex;
-  std::atomic<int> barrier_arrived{0};
-  std::atomic<uint64_t> barrier_phase{0};
   int threads = 1;
 
   void work(int thread) {
@@ -161,21 +159,6 @@ void ThreadPool::run_all(void (*body)(void*, int, int), void* context) {
   impl_->context = context;
   impl_->count = 0;
   impl_->launch();
-}
-
-void ThreadPool::barrier() {
-  if (impl_->threads == 1) return;
-  uint64_t phase = impl_->barrier_phase.load(std::memory_order_acquire);
-  if (impl_->barrier_arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == impl_->threads) {
-    impl_->barrier_arrived.store(0, std::memory_order_relaxed);
-    impl_->barrier_phase.fetch_add(1, std::memory_order_acq_rel);
-    return;
-  }
-  int spins = 0;
-  while (impl_->barrier_phase.load(std::memory_order_acquire) == phase) {
-    if (++spins < Impl::kSpins) pause_cpu();
-    else std::this_thread::yield();
-  }
 }
 
 namespace {

@@ -32,7 +32,7 @@ class ThreadPool {
                const_cast<void*>(static_cast<const void*>(&body)));
   }
 
-  // Calls body(thread, threads) once on each of the size() threads at the same time; barrier() may be used inside.
+  // Calls body(thread, threads) once on each of the size() threads at the same time.
   template <class Body>
   void parallel(Body&& body) {
     if (size() == 1) {
@@ -43,10 +43,6 @@ class ThreadPool {
     run_all([](void* context, int thread, int threads) { (*static_cast<Plain*>(context))(thread, threads); },
             const_cast<void*>(static_cast<const void*>(&body)));
   }
-
-  // Inside parallel(): waits until every thread of the pool has come here. A thread must not leave parallel() by an
-  // exception while others wait.
-  void barrier();
 
  private:
   void run_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);

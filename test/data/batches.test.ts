@@ -2,16 +2,17 @@ import test from 'ava';
 import fc from 'fast-check';
 import { BatchPlan, type BatchPlanOptions, buildBatch } from '../../lib/data/batches.js';
 import { randperm } from '../../lib/data/order.js';
-import { IGNORED, type RowSource } from '../../lib/data/prepare.js';
+import type { RowSource } from '../../lib/data/prepare.js';
+import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 
 /** Rows whose token i of row r has id 1000·r + i, with labels on the odd ones. */
 function source(lengths: readonly number[]): RowSource {
   const labels = (row: number): Int32Array =>
-    Int32Array.from({ length: lengths[row]! }, (_, i) => (i % 2 === 1 ? 1000 * row + i : IGNORED));
+    Int32Array.from({ length: lengths[row]! }, (_, i) => (i % 2 === 1 ? 1000 * row + i : IGNORE_INDEX));
   return {
     size: lengths.length,
     lengths: Int32Array.from(lengths),
-    targetCounts: Int32Array.from(lengths, (_, row) => labels(row).filter((label, i) => i > 0 && label !== IGNORED).length),
+    targetCounts: Int32Array.from(lengths, (_, row) => labels(row).filter((label, i) => i > 0 && label !== IGNORE_INDEX).length),
     read: (row) => ({ ids: Int32Array.from({ length: lengths[row]! }, (_, i) => 1000 * row + i), targets: labels(row) }),
   };
 }
@@ -34,7 +35,7 @@ test('a batch is its rows side by side, each predicting its own next token', (t)
   const batch = buildBatch(source([3, 1, 4]), [2, 0, 1]);
   t.deepEqual(batch, {
     ids: Int32Array.of(2000, 2001, 2002, 2003, 0, 1, 2, 1000),
-    targets: Int32Array.of(2001, IGNORED, 2003, IGNORED, 1, IGNORED, IGNORED, IGNORED),
+    targets: Int32Array.of(2001, IGNORE_INDEX, 2003, IGNORE_INDEX, 1, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX),
     positions: Int32Array.of(0, 1, 2, 3, 0, 1, 2, 0, 0, 1, 2, 3, 0, 1, 2, 0, 0, 1, 2, 3, 0, 1, 2, 0),
     bounds: Int32Array.of(0, 4, 7, 8),
     numTokens: 8,

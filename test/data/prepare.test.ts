@@ -2,9 +2,10 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { IGNORED, type PrepareOptions, prepareDataset, type TokenDataset } from '../../lib/data/prepare.js';
+import { type PrepareOptions, prepareDataset, type TokenDataset } from '../../lib/data/prepare.js';
 import { ChatTemplate } from '../../lib/data/template.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';
+import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 import { TINY, temporaryFolder, throwsCode, writeTemporary } from './fixtures.js';
 
 const tokenizer = await Tokenizer.load(TINY);
@@ -31,9 +32,9 @@ test("rows come back with their ids, and labels on the assistant's part alone", 
       await tokenizer.decode(ids, { skipSpecial: false }),
       `<|im_start|>user\nquestion ${row}<|im_end|>\n<|im_start|>assistant\nyes ${row}<|im_end|>\n`,
     );
-    const learnt = targets.filter((label) => label !== IGNORED);
+    const learnt = targets.filter((label) => label !== IGNORE_INDEX);
     t.is(await tokenizer.decode(learnt, { skipSpecial: false }), `yes ${row}<|im_end|>`);
-    for (const [i, label] of targets.entries()) t.true(label === IGNORED || label === ids[i]);
+    for (const [i, label] of targets.entries()) t.true(label === IGNORE_INDEX || label === ids[i]);
     t.is(dataset.lengths[row], ids.length);
     t.is(dataset.targetCounts[row], learnt.length);
   }

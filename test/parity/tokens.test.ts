@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import test from 'ava';
 
 import { BatchPlan } from '../../lib/data/batches.js';
-import { IGNORED, prepareDataset, type TokenDataset } from '../../lib/data/prepare.js';
+import { prepareDataset, type TokenDataset } from '../../lib/data/prepare.js';
 import { ChatTemplate } from '../../lib/data/template.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';
+import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 import { type EncodedRow, MODEL, PARITY, readJson, type Trace } from './fixtures.js';
 
 interface Form {
@@ -31,7 +32,7 @@ async function prepare({ file, textFormat, appendEos }: Form): Promise<TokenData
 
 /** Labels that are predicted: a row's first token has nothing before it. */
 function labels({ ids, targets }: EncodedRow): number[] {
-  return ids.map((id, i) => (i > 0 && targets.some(([first, end]) => first <= i && i < end) ? id : IGNORED));
+  return ids.map((id, i) => (i > 0 && targets.some(([first, end]) => first <= i && i < end) ? id : IGNORE_INDEX));
 }
 
 for (const [name, form] of Object.entries(FORMS)) {
@@ -43,7 +44,7 @@ for (const [name, form] of Object.entries(FORMS)) {
       for (const [i, row] of expected.entries()) {
         const { ids, targets } = dataset.read(i);
         t.deepEqual([...ids], row.ids, `ids of row ${i}`);
-        t.deepEqual([IGNORED, ...targets.subarray(1)], labels(row), `targets of row ${i}`);
+        t.deepEqual([IGNORE_INDEX, ...targets.subarray(1)], labels(row), `targets of row ${i}`);
       }
     } finally {
       dataset.close();
