@@ -15,5 +15,5 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(grad_norm)
-VLTUNE_CPU_OP(adamw)
+VLTUNE_OP(grad_norm)
+VLTUNE_OP(adamw)

@@ -10,9 +10,9 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(attention)
-VLTUNE_CPU_OP_WORKSPACE(attention)
-VLTUNE_CPU_OP(attention_backward)
-VLTUNE_CPU_OP_WORKSPACE(attention_backward)
-VLTUNE_CPU_OP(attention_cached)
-VLTUNE_CPU_OP_WORKSPACE(attention_cached)
+VLTUNE_OP(attention)
+VLTUNE_OP_WORKSPACE(attention)
+VLTUNE_OP(attention_backward)
+VLTUNE_OP_WORKSPACE(attention_backward)
+VLTUNE_OP(attention_cached)
+VLTUNE_OP_WORKSPACE(attention_cached)

@@ -7,8 +7,8 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(add)
-VLTUNE_CPU_OP(cast)
-VLTUNE_CPU_OP(fill)
-VLTUNE_CPU_OP(select_rows)
-VLTUNE_CPU_OP(copy)
+VLTUNE_OP(add)
+VLTUNE_OP(cast)
+VLTUNE_OP(fill)
+VLTUNE_OP(select_rows)
+VLTUNE_OP(copy)

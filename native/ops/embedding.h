@@ -7,5 +7,5 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(embedding)
-VLTUNE_CPU_OP(embedding_backward)
+VLTUNE_OP(embedding)
+VLTUNE_OP(embedding_backward)

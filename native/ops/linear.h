@@ -15,7 +15,7 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(linear)
-VLTUNE_CPU_OP_WORKSPACE(linear)
-VLTUNE_CPU_OP(linear_backward)
-VLTUNE_CPU_OP_WORKSPACE(linear_backward)
+VLTUNE_OP(linear)
+VLTUNE_OP_WORKSPACE(linear)
+VLTUNE_OP(linear_backward)
+VLTUNE_OP_WORKSPACE(linear_backward)

@@ -8,5 +8,5 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(linear_cross_entropy)
-VLTUNE_CPU_OP_WORKSPACE(linear_cross_entropy)
+VLTUNE_OP(linear_cross_entropy)
+VLTUNE_OP_WORKSPACE(linear_cross_entropy)

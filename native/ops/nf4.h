@@ -10,7 +10,7 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(nf4_quantize)
-VLTUNE_CPU_OP(nf4_quantize_absmax)
-VLTUNE_CPU_OP(nf4_dequantize)
-VLTUNE_CPU_OP(dynamic_map)
+VLTUNE_OP(nf4_quantize)
+VLTUNE_OP(nf4_quantize_absmax)
+VLTUNE_OP(nf4_dequantize)
+VLTUNE_OP(dynamic_map)

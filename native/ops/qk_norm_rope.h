@@ -14,7 +14,7 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(rope_table)
-VLTUNE_CPU_OP(qk_norm_rope)
-VLTUNE_CPU_OP(qk_norm_rope_backward)
-VLTUNE_CPU_OP_WORKSPACE(qk_norm_rope_backward)
+VLTUNE_OP(rope_table)
+VLTUNE_OP(qk_norm_rope)
+VLTUNE_OP(qk_norm_rope_backward)
+VLTUNE_OP_WORKSPACE(qk_norm_rope_backward)

@@ -10,6 +10,6 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(rms_norm)
-VLTUNE_CPU_OP(rms_norm_backward)
-VLTUNE_CPU_OP_WORKSPACE(rms_norm_backward)
+VLTUNE_OP(rms_norm)
+VLTUNE_OP(rms_norm_backward)
+VLTUNE_OP_WORKSPACE(rms_norm_backward)

@@ -4,5 +4,5 @@
 #pragma once
 #include "declare.h"
 
-VLTUNE_CPU_OP(swiglu)
-VLTUNE_CPU_OP(swiglu_backward)
+VLTUNE_OP(swiglu)
+VLTUNE_OP(swiglu_backward)

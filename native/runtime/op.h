@@ -32,6 +32,8 @@ class Attrs {
   std::vector<std::pair<std::string, double>> items_;
 };
 
+struct Fault;
+
 struct OpCall {
   const char* op;       // name, for errors
   const Tensor* in;     // operands in the order of native/ops/<op>.h; absent ones have rank 0
@@ -39,13 +41,15 @@ struct OpCall {
   const Tensor* out;
   int out_count;
   const Attrs* attrs;
-  void* workspace;      // at least as large as the op's workspace function said; 64-byte aligned; contents undefined
+  void* workspace;      // at least as large as the op's workspace function said; 256-byte aligned; contents undefined
   size_t workspace_bytes;
-  ThreadPool* pool;     // the caller of the op keeps it alive
+  ThreadPool* pool;     // the caller of the op keeps it alive. CPU only: nullptr on CUDA
+  void* stream;         // cudaStream_t that the op's work is put on; the op never waits for it. nullptr on the CPU
+  Fault* fault;         // where a CUDA kernel reports an operand's bad value (native/cuda/fault.h); nullptr on the CPU
 };
 
 using OpRun = void (*)(const OpCall&);
-// Bytes of scratch for operands of these shapes. Pure: looks at shapes, dtypes, presence and pool->size(), never at data.
+// Bytes of scratch for operands of these shapes. Pure: looks at shapes, dtypes, presence and, on the CPU, pool->size(); never at data.
 using OpWorkspace = size_t (*)(const OpCall&);
 
 struct OpEntry {
