@@ -1,5 +1,5 @@
 // A build without CUDA.
-#ifndef VLTUNE_CUDA
+#ifndef VLTUNE_WITH_CUDA
 #include "gpu.h"
 
 namespace vltune::gpu {
