@@ -25,10 +25,9 @@ int32_t choose(Candidate* all, int64_t vocab, const float* sampling, float unifo
       if (all[i].logit > best->logit) best = all + i;
     return best->id;
   }
-  const auto wanted = static_cast<int64_t>(sampling[1]);
-  int64_t kept = wanted <= 0 || wanted > kMostCandidates ? kMostCandidates : wanted;
+  const float top_k = sampling[1];
+  int64_t kept = top_k >= 1 && top_k <= kMostCandidates ? static_cast<int64_t>(top_k) : kMostCandidates;
   if (kept > vocab) kept = vocab;
-  // One more than the most there is room for, so that ties of the last are seen.
   const int64_t sorted = std::min<int64_t>(vocab, kMostCandidates);
   std::partial_sort(all, all + sorted, all + vocab, before);
   while (kept < sorted && all[kept].logit == all[kept - 1].logit) ++kept;
@@ -79,7 +78,7 @@ void sample(const OpCall& call) {
     for (int64_t i = 0; i < vocab; ++i) {
       float value = to_float(x[i]);
       if (seen[i] && penalty != 1) value = value < 0 ? value * penalty : value / penalty;
-      all[i] = {value, static_cast<int32_t>(i)};
+      all[i] = {value == value ? value : -INFINITY, static_cast<int32_t>(i)};  // NaN has no place in an order
     }
   });
   const int32_t token = choose(all, vocab, settings, uniform.as<float>()[t]);

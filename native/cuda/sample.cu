@@ -16,9 +16,9 @@ constexpr int kChunks = kMostCandidates;  // so that a bound by chunk maxima exi
 constexpr int kScoreThreads = 256, kChooseThreads = 1024;
 constexpr int kRoom = 4096;               // candidates that are sorted
 
-// Sorts as the number does; -0 as 0.
+// Sorts as the number does; -0 as 0, NaN as -infinity.
 __device__ uint32_t ordered(float x) {
-  const uint32_t bits = __float_as_uint(x + 0.0f);
+  const uint32_t bits = isnan(x) ? 0xff800000u : __float_as_uint(x + 0.0f);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 __device__ float number(uint32_t key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const uint32_t* 
     if (thread == 0) step_to(id_of(list[0]), t, to);
     return;
   }
-  const int wanted = static_cast<int>(sampling[1]);
-  const int k = min(wanted <= 0 || wanted > kMostCandidates ? kMostCandidates : wanted, vocab);
+  const float top_k = sampling[1];
+  const int k = min(top_k >= 1 && top_k <= kMostCandidates ? static_cast<int>(top_k) : kMostCandidates, vocab);
   uint32_t bound = static_cast<uint32_t>(list[min(k, min(kChunks, vocab)) - 1] >> 32);  // chunks beyond the vocabulary are 0, and last
   __syncthreads();
 

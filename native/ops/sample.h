@@ -4,9 +4,9 @@
 //            t = count; the token is chosen with uniform[t]; then tokens[t] = ids = token, seen[token] = 1, positions += 1, past += 1,
 //            count = t + 1. Nothing happens where t = S.
 // The choice, in the order of transformers' logits processors: a seen token's logit x becomes x * penalty below zero, else x / penalty;
-// temperature 0 takes the highest (of several the first); else the top_k highest stay (0 and more than kMostCandidates: that many; ties of
+// temperature 0 takes the highest (of several the first); else the top_k highest stay (none of 1..kMostCandidates: that many; ties of
 // the last stay, as long as there is room), sorted by falling logit, then by id; of these the first that reach top_p of their mass together;
-// one of them by its weight exp((x - highest) / temperature), in F64.
+// one of them by its weight exp((x - highest) / temperature), in F64. NaN counts as -infinity.
 #pragma once
 #include "declare.h"
 
