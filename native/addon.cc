@@ -16,6 +16,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("read", read);
   add("write", write);
   add("copy", copy);
+  add("copyAsync", copy_async);
   add("call", call);
   add("callAsync", call_async);
   add("workspace", workspace);
@@ -24,11 +25,15 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("run", run);
   add("cancel", cancel);
   add("times", times);
+  add("profile", profile);
+  add("timeOp", time_op);
   add("cpuInfo", cpu_info);
   add("setThreads", set_threads);
   add("memory", memory);
   add("resetPeak", reset_peak);
   add("cudaInfo", cuda_info);
+  add("selectDevice", select_device);
+  add("deviceMemory", device_memory);
   return exports;
 }
 

@@ -56,5 +56,6 @@ export { type CrossEntropyOperands, IGNORE_INDEX, linearCrossEntropy } from './l
 export { NF4_BLOCK, NF4_NESTED_BLOCK, nf4Dequantize, nf4Quantize, nf4QuantizeAbsmax } from './nf4.js';
 export { type QkNormRope, qkNormRope, qkNormRopeBackward, type RopeOptions, type RopeTable, ropeTable } from './qk_norm_rope.js';
 export { type RmsNorm, rmsNorm, rmsNormBackward } from './rms_norm.js';
+export { MOST_CANDIDATES, type SampleOperands, type SampleState, sampleToken } from './sample.js';
 export { swiglu, swigluBackward } from './swiglu.js';
 export { Eager, Tensor, type TypedArray } from './tensor.js';

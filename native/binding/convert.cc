@@ -90,6 +90,13 @@ DType dtype_argument(const Napi::Value& value) {
   VLTUNE_FAIL("ERR_DTYPE", "unknown dtype %s", name.c_str());
 }
 
+Device device_argument(const Napi::Value& value) {
+  const std::string name = string_argument(value, "device");
+  for (Device device : {Device::Cpu, Device::Cuda, Device::Pinned})
+    if (name == device_name(device)) return device;
+  VLTUNE_FAIL("ERR_ARGUMENT", "device: expected cpu, cuda or pinned, got %s", name.c_str());
+}
+
 Attrs attrs_argument(const Napi::Value& value) {
   Attrs attrs;
   if (value.IsUndefined() || value.IsNull()) return attrs;
@@ -134,6 +141,8 @@ void bind_nf4(Tensor& tensor, const Napi::Value& value, std::vector<std::shared_
     VLTUNE_CHECK(part.IsObject(), "ERR_ARGUMENT", "nf4.%s: expected {storage, offset}", name);
     Napi::Object object = part.As<Napi::Object>();
     keep.push_back(storage_of(object.Get("storage")));
+    VLTUNE_CHECK(keep.back()->device() == tensor.device, "ERR_ARGUMENT", "nf4.%s lies on %s, the codes on %s", name,
+                 device_name(keep.back()->device()), device_name(tensor.device));
     return range_of(*keep.back(), bytes_argument(object.Get("offset"), name), bytes, name, alignment);
   };
   if (nf4.Has("absmaxU8")) {

@@ -22,6 +22,7 @@ void release_handle(const Napi::Value& value);
 size_t bytes_argument(const Napi::Value& value, const char* what);
 std::string string_argument(const Napi::Value& value, const char* what);
 DType dtype_argument(const Napi::Value& value);
+Device device_argument(const Napi::Value& value);
 Attrs attrs_argument(const Napi::Value& value);
 // A list of `{storage, offset, dtype, shape, nf4?}` or null.
 std::vector<BoundTensor> tensors_argument(const Napi::Value& value, const char* what);

@@ -13,6 +13,7 @@ Napi::Value advise_unneeded(const Napi::CallbackInfo& info);
 Napi::Value read(const Napi::CallbackInfo& info);
 Napi::Value write(const Napi::CallbackInfo& info);
 Napi::Value copy(const Napi::CallbackInfo& info);
+Napi::Value copy_async(const Napi::CallbackInfo& info);
 // program.cc
 Napi::Value call(const Napi::CallbackInfo& info);
 Napi::Value call_async(const Napi::CallbackInfo& info);
@@ -21,6 +22,8 @@ Napi::Value compile(const Napi::CallbackInfo& info);
 Napi::Value run(const Napi::CallbackInfo& info);
 Napi::Value cancel(const Napi::CallbackInfo& info);
 Napi::Value times(const Napi::CallbackInfo& info);
+Napi::Value profile(const Napi::CallbackInfo& info);
+Napi::Value time_op(const Napi::CallbackInfo& info);
 // machine.cc
 Napi::Value op_names(const Napi::CallbackInfo& info);
 Napi::Value cpu_info(const Napi::CallbackInfo& info);
@@ -28,5 +31,7 @@ Napi::Value set_threads(const Napi::CallbackInfo& info);
 Napi::Value memory(const Napi::CallbackInfo& info);
 Napi::Value reset_peak(const Napi::CallbackInfo& info);
 Napi::Value cuda_info(const Napi::CallbackInfo& info);
+Napi::Value select_device(const Napi::CallbackInfo& info);
+Napi::Value device_memory(const Napi::CallbackInfo& info);
 
 }  // namespace vltune::binding

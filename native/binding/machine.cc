@@ -1,5 +1,7 @@
 #include "../runtime/cpu_dispatch.h"
 #include "../runtime/cpu_features.h"
+#include "../runtime/gpu.h"
+#include "../runtime/storage.h"
 #include "convert.h"
 #include "exports.h"
 
@@ -36,23 +38,78 @@ Napi::Value set_threads(const Napi::CallbackInfo& info) {
   });
 }
 
+static MemoryCount& count_of(const Napi::Value& device) {
+  return memory_count(device.IsUndefined() ? Device::Cpu : device_argument(device));
+}
+
 Napi::Value memory(const Napi::CallbackInfo& info) {
-  Napi::Object object = Napi::Object::New(info.Env());
-  object.Set("current", Napi::Number::New(info.Env(), static_cast<double>(memory_count().current.load())));
-  object.Set("peak", Napi::Number::New(info.Env(), static_cast<double>(memory_count().peak.load())));
-  return object;
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const MemoryCount& count = count_of(info[0]);
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("current", Napi::Number::New(info.Env(), static_cast<double>(count.current.load())));
+    object.Set("peak", Napi::Number::New(info.Env(), static_cast<double>(count.peak.load())));
+    return object;
+  });
 }
 
 Napi::Value reset_peak(const Napi::CallbackInfo& info) {
-  memory_count().peak.store(memory_count().current.load());
-  return info.Env().Undefined();
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    MemoryCount& count = count_of(info[0]);
+    count.peak.store(count.current.load());
+    return info.Env().Undefined();
+  });
 }
 
 Napi::Value cuda_info(const Napi::CallbackInfo& info) {
-  Napi::Object object = Napi::Object::New(info.Env());
-  object.Set("compiled", Napi::Boolean::New(info.Env(), false));
-  object.Set("reason", Napi::String::New(info.Env(), "this build of vltune has no CUDA kernels"));
-  return object;
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const Napi::Env env = info.Env();
+    const gpu::Info found = gpu::info();
+    auto text = [&](const std::string& value) { return Napi::String::New(env, value); };
+    auto number = [&](auto value) { return Napi::Number::New(env, static_cast<double>(value)); };
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("compiled", Napi::Boolean::New(env, found.compiled));
+    object.Set("available", Napi::Boolean::New(env, found.compiled && found.reason.empty()));
+    object.Set("reason", text(found.reason));
+    object.Set("driver", text(found.driver));
+    object.Set("runtime", text(found.runtime));
+    Napi::Array devices = Napi::Array::New(env);
+    for (const gpu::DeviceSummary& device : found.devices) {
+      Napi::Object item = Napi::Object::New(env);
+      item.Set("index", number(device.index));
+      item.Set("name", text(device.name));
+      item.Set("computeCapability", text(device.compute_capability));
+      item.Set("multiprocessors", number(device.multiprocessors));
+      item.Set("totalMemory", number(device.total_bytes));
+      item.Set("freeMemory", number(device.free_bytes));
+      devices.Set(devices.Length(), item);
+    }
+    object.Set("devices", devices);
+    Napi::Object blas = Napi::Object::New(env);
+    blas.Set("found", Napi::Boolean::New(env, found.blas_found));
+    blas.Set("path", text(found.blas_path));
+    blas.Set("version", text(found.blas_version));
+    blas.Set("reason", text(found.blas_reason));
+    object.Set("blas", blas);
+    return object;
+  });
+}
+
+Napi::Value select_device(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    gpu::select_device(static_cast<int>(bytes_argument(info[0], "index")));
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value device_memory(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    size_t free_bytes = 0, total_bytes = 0;
+    gpu::memory(&free_bytes, &total_bytes);
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("free", Napi::Number::New(info.Env(), static_cast<double>(free_bytes)));
+    object.Set("total", Napi::Number::New(info.Env(), static_cast<double>(total_bytes)));
+    return object;
+  });
 }
 
 }  // namespace vltune::binding

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "convert.h"
 #include "exports.h"
 #include "promise_worker.h"
@@ -14,6 +16,21 @@ std::vector<Tensor> plain(const std::vector<BoundTensor>& bound, bool written) {
   }
   return tensors;
 }
+
+// An op with its operands: the first four arguments of call, callAsync and timeOp.
+struct OpWork {
+  explicit OpWork(const Napi::CallbackInfo& info)
+      : op(string_argument(info[0], "op")),
+        bound_in(tensors_argument(info[1], "inputs")),
+        bound_out(tensors_argument(info[2], "outputs")),
+        in(plain(bound_in, false)),
+        out(plain(bound_out, true)),
+        attrs(attrs_argument(info[3])) {}
+  std::string op;
+  std::vector<BoundTensor> bound_in, bound_out;  // keep the storages alive
+  std::vector<Tensor> in, out;
+  Attrs attrs;
+};
 
 std::vector<int> indices(const Napi::Value& value, size_t limit, const char* what) {
   VLTUNE_CHECK(value.IsArray(), "ERR_ARGUMENT", "%s: expected a list of value indices", what);
@@ -89,29 +106,16 @@ Napi::Array array_of(const Napi::Value& value, const char* what) {
 
 Napi::Value call(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    const std::string op = string_argument(info[0], "op");
-    const auto in = tensors_argument(info[1], "inputs"), out = tensors_argument(info[2], "outputs");
-    run_op(op.c_str(), plain(in, false), plain(out, true), attrs_argument(info[3]));
+    const OpWork work(info);
+    run_op(work.op.c_str(), work.in, work.out, work.attrs);
     return info.Env().Undefined();
   });
 }
 
 Napi::Value call_async(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    struct Work {
-      std::string op;
-      std::vector<BoundTensor> in, out;  // keep the storages alive
-      std::vector<Tensor> plain_in, plain_out;
-      Attrs attrs;
-    };
-    auto work = std::make_shared<Work>();
-    work->op = string_argument(info[0], "op");
-    work->in = tensors_argument(info[1], "inputs");
-    work->out = tensors_argument(info[2], "outputs");
-    work->plain_in = plain(work->in, false);
-    work->plain_out = plain(work->out, true);
-    work->attrs = attrs_argument(info[3]);
-    return PromiseWorker::start(info.Env(), [work] { run_op(work->op.c_str(), work->plain_in, work->plain_out, work->attrs); });
+    auto work = std::make_shared<OpWork>(info);
+    return PromiseWorker::start(info.Env(), [work] { run_op(work->op.c_str(), work->in, work->out, work->attrs); });
   });
 }
 
@@ -119,7 +123,8 @@ Napi::Value workspace(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const std::string op = string_argument(info[0], "op");
     const size_t bytes = op_workspace(op.c_str(), shapes_argument(info[1], "inputs"), shapes_argument(info[2], "outputs"),
-                                      attrs_argument(info[3]));
+                                      attrs_argument(info[3]),
+                                      info[4].IsUndefined() ? Device::Cpu : device_argument(info[4]));
     return Napi::Number::New(info.Env(), static_cast<double>(bytes));
   });
 }
@@ -186,6 +191,33 @@ Napi::Value times(const Napi::CallbackInfo& info) {
       list.Set(list.Length(), object);
     }
     return list;
+  });
+}
+
+Napi::Value profile(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    executable_of(info[0])->profile(info[1].ToBoolean());
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value time_op(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto work = std::make_shared<OpWork>(info);
+    VLTUNE_CHECK(info[4].IsObject(), "ERR_ARGUMENT", "options: expected an object");
+    Napi::Object options = info[4].As<Napi::Object>();
+    const auto repeats = static_cast<int>(bytes_argument(options.Get("repeats"), "repeats"));
+    const bool flush_l2 = options.Get("flushL2").ToBoolean();
+    auto times = std::make_shared<std::vector<double>>();
+    return PromiseWorker::start(
+        info.Env(), [=] { *times = vltune::time_op(work->op.c_str(), work->in, work->out, work->attrs, repeats, flush_l2); }, {},
+        [=](napi_env env) -> napi_value {
+          napi_value buffer = nullptr, array = nullptr;
+          void* data = nullptr;
+          if (napi_create_arraybuffer(env, times->size() * sizeof(double), &data, &buffer) != napi_ok) return nullptr;
+          std::memcpy(data, times->data(), times->size() * sizeof(double));
+          return napi_create_typedarray(env, napi_float64_array, times->size(), buffer, 0, &array) == napi_ok ? array : nullptr;
+        });
   });
 }
 

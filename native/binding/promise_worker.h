@@ -10,10 +10,12 @@ namespace vltune::binding {
 class PromiseWorker {
  public:
   // `work` runs off the main thread and may throw; `done` runs on the main thread in either case, before the promise settles.
+  // `result`, if given, makes what the promise resolves to; otherwise that is undefined.
   // Written on Node-API's C functions: their wrapper throws where the environment is being torn down (a terminated worker
   // thread), with nobody left to catch it. Here a promise that nobody can hear of is simply not settled.
-  static Napi::Promise start(Napi::Env env, std::function<void()> work, std::function<void()> done = {}) {
-    auto worker = std::unique_ptr<PromiseWorker>(new PromiseWorker(std::move(work), std::move(done)));
+  static Napi::Promise start(Napi::Env env, std::function<void()> work, std::function<void()> done = {},
+                             std::function<napi_value(napi_env)> result = {}) {
+    auto worker = std::unique_ptr<PromiseWorker>(new PromiseWorker(std::move(work), std::move(done), std::move(result)));
     napi_value promise, name;
     check(env, napi_create_promise(env, &worker->deferred_, &promise));
     check(env, napi_create_string_utf8(env, "vltune", NAPI_AUTO_LENGTH, &name));
@@ -24,7 +26,8 @@ class PromiseWorker {
   }
 
  private:
-  PromiseWorker(std::function<void()> work, std::function<void()> done) : work_(std::move(work)), done_(std::move(done)) {}
+  PromiseWorker(std::function<void()> work, std::function<void()> done, std::function<napi_value(napi_env)> result)
+      : work_(std::move(work)), done_(std::move(done)), result_(std::move(result)) {}
 
   static void check(Napi::Env env, napi_status status) {
     if (status != napi_ok) throw Napi::Error::New(env);
@@ -56,7 +59,9 @@ class PromiseWorker {
   void settle(napi_env env) {
     napi_value value;
     if (code_ == nullptr) {
-      if (napi_get_undefined(env, &value) == napi_ok) napi_resolve_deferred(env, deferred_, value);
+      if (result_) value = result_(env);
+      else if (napi_get_undefined(env, &value) != napi_ok) return;
+      if (value) napi_resolve_deferred(env, deferred_, value);
       return;
     }
     napi_value code, message;
@@ -75,6 +80,7 @@ class PromiseWorker {
   napi_deferred deferred_ = nullptr;
   napi_async_work handle_ = nullptr;
   std::function<void()> work_, done_;
+  std::function<napi_value(napi_env)> result_;
   const char* code_ = nullptr;  // nullptr: it went well
   std::string message_;
 };

@@ -8,6 +8,7 @@
 #include "../ops/nf4.h"
 #include "../ops/qk_norm_rope.h"
 #include "../ops/rms_norm.h"
+#include "../ops/sample.h"
 #include "../ops/swiglu.h"
 #include "../ops/table.h"
 

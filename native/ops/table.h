@@ -16,6 +16,7 @@
   OP_WS(linear)                       \
   OP_WS(linear_backward)              \
   OP_WS(linear_cross_entropy)         \
+  OP_WS(sample)                       \
   OP(add)                             \
   OP(cast)                            \
   OP(fill)                            \

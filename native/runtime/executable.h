@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu.h"
 #include "op.h"
 #include "storage.h"
 
@@ -65,6 +66,8 @@ class Executable {
     int64_t nanoseconds;
   };
   std::vector<Time> times() const;
+  // On CUDA, times are taken only while this is on: by events, and without graphs.
+  void profile(bool on) { profiling_.store(on); }
 
  private:
   struct Step {
@@ -77,17 +80,25 @@ class Executable {
     std::atomic<int64_t> calls{0}, nanoseconds{0};
   };
   // The step's call with its operands at these lengths and its scratch memory: checked, and ready to run.
-  OpCall prepare(Step& step, const std::vector<int64_t>& lengths, ThreadPool& pool) const;
+  OpCall prepare(Step& step, const std::vector<int64_t>& lengths, ThreadPool* pool) const;
+  void run_on_cpu(const std::vector<int64_t>& lengths);
+  void run_on_cuda(const std::vector<int64_t>& lengths);
 
   Program program_;
+  Device device_ = Device::Cpu;
+  std::unique_ptr<gpu::Runner> runner_;  // on CUDA
   std::vector<Step> steps_;
   std::vector<Timer> timers_;  // one for each step
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> busy_{false};
+  std::atomic<bool> profiling_{false};
 };
 
 // Runs one op with scratch memory of its own.
 void run_op(const char* name, const std::vector<Tensor>& in, const std::vector<Tensor>& out, const Attrs& attrs);
-size_t op_workspace(const char* name, const std::vector<Tensor>& in, const std::vector<Tensor>& out, const Attrs& attrs);
+size_t op_workspace(const char* name, const std::vector<Tensor>& in, const std::vector<Tensor>& out, const Attrs& attrs, Device device);
+// Microseconds of each of `repeats` runs on the GPU. ERR_NO_DEVICE for operands on the CPU.
+std::vector<double> time_op(const char* name, const std::vector<Tensor>& in, const std::vector<Tensor>& out, const Attrs& attrs, int repeats,
+                            bool flush_l2);
 
 }  // namespace vltune

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "gpu.h"
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
@@ -19,8 +20,8 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-void count_allocation(size_t bytes) {
-  MemoryCount& count = memory_count();
+void count_allocation(Device device, size_t bytes) {
+  MemoryCount& count = memory_count(device);
   const size_t now = count.current.fetch_add(bytes) + bytes;
   size_t peak = count.peak.load();
   while (now > peak && !count.peak.compare_exchange_weak(peak, now)) {
@@ -29,9 +30,9 @@ void count_allocation(size_t bytes) {
 
 }  // namespace
 
-MemoryCount& memory_count() {
-  static MemoryCount count;
-  return count;
+MemoryCount& memory_count(Device device) {
+  static MemoryCount counts[kDevices];
+  return counts[static_cast<int>(device)];
 }
 
 #ifdef _WIN32
@@ -115,16 +116,22 @@ void Storage::advise_unneeded(size_t offset, size_t bytes) const {
 #endif
 
 std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
-  VLTUNE_CHECK(device == Device::Cpu, "ERR_NO_DEVICE", "this build of vltune has no CUDA: device cpu is the only one");
   std::shared_ptr<Storage> storage(new Storage);
   storage->bytes_ = bytes;
   storage->device_ = device;
   if (bytes > 0) {
-    storage->data_ = reserve_memory(bytes, &storage->reserved_);
-    VLTUNE_CHECK(storage->data_, "ERR_OUT_OF_MEMORY", "cannot allocate %.1f MiB (%.1f MiB are in use by vltune)",
-                 static_cast<double>(bytes) / 1048576.0, static_cast<double>(memory_count().current.load()) / 1048576.0);
+    if (device == Device::Cuda) {
+      storage->data_ = static_cast<std::byte*>(gpu::allocate(bytes));
+    } else if (device == Device::Pinned) {
+      storage->data_ = static_cast<std::byte*>(gpu::allocate_pinned(bytes));
+    } else {
+      storage->data_ = reserve_memory(bytes, &storage->reserved_);
+      VLTUNE_CHECK(storage->data_, "ERR_OUT_OF_MEMORY", "cannot allocate %.1f MiB (%.1f MiB are in use by vltune)",
+                   static_cast<double>(bytes) / 1048576.0,
+                   static_cast<double>(memory_count(Device::Cpu).current.load()) / 1048576.0);
+    }
   }
-  count_allocation(bytes);
+  count_allocation(device, bytes);
   return storage;
 }
 
@@ -133,10 +140,19 @@ Storage::~Storage() {
     if (data_) unmap(data_, reserved_);
     return;
   }
-  if (data_) {
-    free_memory(data_, reserved_);
-    memory_count().current.fetch_sub(bytes_);
-  }
+  if (!data_) return;
+  if (device_ == Device::Cuda) gpu::release(data_);
+  else if (device_ == Device::Pinned) gpu::release_pinned(data_);
+  else free_memory(data_, reserved_);
+  memory_count(device_).current.fetch_sub(bytes_);
+}
+
+void copy_bytes(const Storage& to, std::byte* target, const Storage& from, const std::byte* source, size_t bytes) {
+  if (bytes == 0) return;
+  const bool to_gpu = to.device() == Device::Cuda, from_gpu = from.device() == Device::Cuda;
+  if (to_gpu && from.device() == Device::Cpu) gpu::upload(target, source, bytes);
+  else if (to_gpu || from_gpu) gpu::copy(target, source, bytes);
+  else std::memmove(target, source, bytes);
 }
 
 }  // namespace vltune

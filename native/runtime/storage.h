@@ -12,7 +12,7 @@ namespace vltune {
 
 class Storage {
  public:
-  // Zeroed and 64-byte aligned. ERR_OUT_OF_MEMORY, ERR_NO_DEVICE.
+  // Zeroed and at least 64-byte aligned. ERR_OUT_OF_MEMORY, ERR_NO_DEVICE.
   static std::shared_ptr<Storage> allocate(size_t bytes, Device device);
   // ERR_IO. An empty file gives a storage of 0 bytes.
   static std::shared_ptr<Storage> map_file(const std::string& path);
@@ -36,11 +36,14 @@ class Storage {
   bool mapped_ = false;
 };
 
-// Bytes in allocated storages (mappings do not count): now, and the most at any time.
+// Copies between any two devices; waits for the work on the GPU that comes before.
+void copy_bytes(const Storage& to, std::byte* target, const Storage& from, const std::byte* source, size_t bytes);
+
+// Bytes in allocated storages of a device (mappings do not count): now, and the most at any time.
 struct MemoryCount {
   std::atomic<size_t> current{0};
   std::atomic<size_t> peak{0};
 };
-MemoryCount& memory_count();
+MemoryCount& memory_count(Device device);
 
 }  // namespace vltune

@@ -15,4 +15,13 @@ const char* dtype_name(DType dtype) {
   return "unknown";
 }
 
+const char* device_name(Device device) {
+  switch (device) {
+    case Device::Cpu: return "cpu";
+    case Device::Cuda: return "cuda";
+    case Device::Pinned: return "pinned";
+  }
+  return "unknown";
+}
+
 }  // namespace vltune

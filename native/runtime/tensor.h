@@ -7,7 +7,11 @@ namespace vltune {
 
 // The numbers are shared with lib/native.ts.
 enum class DType : uint8_t { F32 = 0, BF16 = 1, F16 = 2, I32 = 3, U8 = 4, I64 = 5, NF4 = 6 };
-enum class Device : uint8_t { Cpu = 0, Cuda = 1 };
+// Pinned: page-locked host memory, which the GPU reads and writes too.
+enum class Device : uint8_t { Cpu = 0, Cuda = 1, Pinned = 2 };
+constexpr int kDevices = 3;
+
+const char* device_name(Device device);
 
 const char* dtype_name(DType dtype);
 

@@ -191,6 +191,15 @@ function wellFormed(op: string, chance: Chance): Call {
       if (n > 0) targets.data![chance.below(n)] = -100;
       return call([act(n, d), weight, targets, floats(1)], [floats(1), chance.maybe(act(n, d)), chance.maybe(floats(m, d))]);
     }
+    case 'sample': {
+      const words = 1 + n;
+      const at = (data: number[], ...shape: number[]): Operand => ({ dtype: 'i32', shape, data });
+      const sampling: Operand = { ...floats(4), data: [chance.pick([0, 0.8]), chance.below(9), 0.9, 1.1] };
+      return call(
+        [act(1, words), sampling, floats(d)],
+        [bytes(words), at([0], 1), at([5, 5, 5], 3, 1), at([5], 1), { dtype: 'i32', shape: [d] }, at([chance.below(d + 1)], 1)],
+      );
+    }
     case 'add':
       return call([act(n, d), act(n, d)], [act(n, d)]);
     case 'cast':

@@ -23,6 +23,7 @@ struct Gemm {
   void* c; int64_t ldc;
   DType c_dtype;                 // F32 or BF16; rounded once
   bool accumulate = false;       // C += instead of C =
+  bool a_is_km = false;          // A lies [k,m] (dW = dY^T X); A2 too
 };
 
 // Best of what is there for this product on this device. ERR_DEVICE. Needs no host wait; workspace for cuBLASLt is its own.

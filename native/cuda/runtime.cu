@@ -1,0 +1,406 @@
+// The runtime's side of CUDA (native/runtime/gpu.h): one stream, its queue of ops, CUDA graphs, copies.
+#include <algorithm>
+#include <cstring>
+#include <list>
+#include <mutex>
+
+#include "../runtime/gpu.h"
+#include "../runtime/thread_pool.h"
+#include "device.h"
+#include "gemm/blas.h"
+#include "table.h"
+
+namespace vltune::gpu {
+namespace {
+
+using cuda::device;
+using cuda::enter;
+
+// Whoever puts work on the stream holds this, so that a graph under capture sees its own work alone. Waiting needs no lock.
+std::mutex stream_mutex;
+
+cudaStream_t main_stream() {
+  static cudaStream_t stream = [] {
+    cudaStream_t made;
+    VLTUNE_CUDA(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
+    return made;
+  }();
+  return stream;
+}
+
+struct FaultRecord {
+  Fault* record = nullptr;
+  FaultRecord() {
+    VLTUNE_CUDA(cudaHostAlloc(reinterpret_cast<void**>(&record), sizeof(Fault), cudaHostAllocMapped | cudaHostAllocPortable));
+    *record = {};
+  }
+  ~FaultRecord() { cudaFreeHost(record); }
+  FaultRecord(const FaultRecord&) = delete;
+  FaultRecord& operator=(const FaultRecord&) = delete;
+
+  // Throws what a kernel reported since the last call.
+  void check() {
+    const Fault fault = *record;
+    *record = {};
+    const auto index = static_cast<long long>(fault.index), limit = static_cast<long long>(fault.limit);
+    switch (static_cast<FaultKind>(fault.kind)) {
+      case FaultKind::None:
+        return;
+      case FaultKind::Id:
+        VLTUNE_FAIL("ERR_ARGUMENT", "embedding: ids[%lld] is %d, expected 0..%lld", index, fault.value, limit - 1);
+      case FaultKind::Target:
+        VLTUNE_FAIL("ERR_ARGUMENT", "linear_cross_entropy: targets[%lld] is %d, expected 0..%lld", index, fault.value, limit - 1);
+      case FaultKind::Row:
+        VLTUNE_FAIL("ERR_ARGUMENT", "select_rows: rows[%lld] is %d, expected 0..%lld", index, fault.value, limit - 1);
+      case FaultKind::Bound:
+        VLTUNE_FAIL("ERR_ARGUMENT", "attention: bounds[%lld] is %d, expected ascending from 0 to %lld", index, fault.value, limit);
+      case FaultKind::CacheFull:
+        VLTUNE_FAIL("ERR_ARGUMENT", "attention_cached: past is %d, expected at most %lld", fault.value, limit);
+      case FaultKind::Segment:
+        VLTUNE_FAIL("ERR_ARGUMENT", "adamw: segments[%lld] lies outside of its arrays", index);
+    }
+    VLTUNE_FAIL("ERR_INTERNAL", "a kernel reported %d", fault.kind);
+  }
+};
+
+void wait() { VLTUNE_CUDA(cudaStreamSynchronize(main_stream())); }
+
+class StreamQueue : public Queue {
+ public:
+  StreamQueue(Fault* fault) : fault_(fault) {}
+  void run(const OpEntry& entry, OpCall& call) override {
+    call.stream = main_stream();
+    call.fault = fault_;
+    entry.run(call);
+  }
+
+ private:
+  Fault* fault_;
+};
+
+// Records an event after each op.
+class TimedQueue : public Queue {
+ public:
+  TimedQueue(Fault* fault) : queue_(fault) { mark(); }
+  ~TimedQueue() {
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  }
+  void run(const OpEntry& entry, OpCall& call) override {
+    queue_.run(entry, call);
+    mark();
+  }
+  std::vector<int64_t> nanoseconds() const {
+    std::vector<int64_t> times;
+    for (size_t i = 1; i < events_.size(); ++i) {
+      float milliseconds = 0;
+      VLTUNE_CUDA(cudaEventElapsedTime(&milliseconds, events_[i - 1], events_[i]));
+      times.push_back(static_cast<int64_t>(static_cast<double>(milliseconds) * 1e6));
+    }
+    return times;
+  }
+
+ private:
+  void mark() {
+    cudaEvent_t event;
+    VLTUNE_CUDA(cudaEventCreate(&event));
+    events_.push_back(event);
+    VLTUNE_CUDA(cudaEventRecord(event, main_stream()));
+  }
+  StreamQueue queue_;
+  std::vector<cudaEvent_t> events_;
+};
+
+constexpr size_t kMostGraphs = 8;
+
+class CudaRunner : public Runner {
+ public:
+  ~CudaRunner() override {
+    for (Entry& entry : entries_)
+      if (entry.graph) cudaGraphExecDestroy(entry.graph);
+  }
+
+  void run(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue, std::vector<int64_t>* nanoseconds) override {
+    enter();
+    if (nanoseconds) {
+      TimedQueue queue(fault_.record);
+      {
+        const std::lock_guard<std::mutex> lock(stream_mutex);
+        enqueue(queue);
+      }
+      wait();
+      *nanoseconds = queue.nanoseconds();
+    } else {
+      {
+        const std::lock_guard<std::mutex> lock(stream_mutex);
+        start(key, enqueue);
+      }
+      wait();
+    }
+    fault_.check();
+  }
+
+ private:
+  struct Entry {
+    std::vector<int64_t> key;
+    cudaGraphExec_t graph;  // nullptr: run once so far
+  };
+
+  void start(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue) {
+    const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.key == key; });
+    if (found == entries_.end()) {
+      StreamQueue queue(fault_.record);
+      enqueue(queue);  // loads every kernel and chooses every algorithm, which a capture must not do
+      entries_.push_front({key, nullptr});
+      if (entries_.size() > kMostGraphs) {
+        if (entries_.back().graph) VLTUNE_CUDA(cudaGraphExecDestroy(entries_.back().graph));
+        entries_.pop_back();
+      }
+      return;
+    }
+    entries_.splice(entries_.begin(), entries_, found);
+    if (!entries_.front().graph) entries_.front().graph = capture(enqueue);
+    VLTUNE_CUDA(cudaGraphLaunch(entries_.front().graph, main_stream()));
+  }
+
+  cudaGraphExec_t capture(const std::function<void(Queue&)>& enqueue) {
+    VLTUNE_CUDA(cudaStreamBeginCapture(main_stream(), cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t graph = nullptr;
+    try {
+      StreamQueue queue(fault_.record);
+      enqueue(queue);
+    } catch (...) {
+      cudaStreamEndCapture(main_stream(), &graph);
+      if (graph) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    VLTUNE_CUDA(cudaStreamEndCapture(main_stream(), &graph));
+    cudaGraphExec_t made = nullptr;
+    const cudaError_t error = cudaGraphInstantiate(&made, graph, 0);
+    cudaGraphDestroy(graph);
+    VLTUNE_CUDA(error);
+    return made;
+  }
+
+  FaultRecord fault_;
+  std::list<Entry> entries_;  // the latest used first
+};
+
+// Scratch memory of single ops: grown, never shrunk.
+void* scratch(size_t bytes) {
+  static void* data = nullptr;
+  static size_t have = 0;
+  if (bytes > have) {
+    wait();
+    VLTUNE_CUDA(cudaFree(data));
+    data = nullptr;
+    have = 0;
+    VLTUNE_CUDA(cudaMalloc(&data, bytes));
+    have = bytes;
+  }
+  return data;
+}
+
+void bind_scratch(const OpEntry& entry, OpCall& call) {
+  if (!entry.workspace) return;
+  call.workspace_bytes = entry.workspace(call);
+  call.workspace = call.workspace_bytes > 0 ? scratch(call.workspace_bytes) : nullptr;
+}
+
+FaultRecord& shared_fault() {
+  static FaultRecord fault;
+  return fault;
+}
+
+double mebibytes(size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
+
+std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+}  // namespace
+
+Info info() {
+  Info info;
+  info.compiled = true;
+  int version = 0;
+  if (cudaRuntimeGetVersion(&version) == cudaSuccess) info.runtime = version_text(version);
+  version = 0;
+  if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0) info.driver = version_text(version);
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (error != cudaSuccess || count == 0) {
+    info.reason = info.driver.empty() ? "no NVIDIA driver was found" : cudaGetErrorString(error);
+    return info;
+  }
+  try {
+    device();
+  } catch (const Error& failure) {
+    info.reason = failure.what();
+  }
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    DeviceSummary summary{i,
+                          properties.name,
+                          std::to_string(properties.major) + "." + std::to_string(properties.minor),
+                          properties.multiProcessorCount,
+                          properties.totalGlobalMem,
+                          0};
+    if (info.reason.empty() && i == device().index) {
+      size_t total = 0;
+      enter();
+      cudaMemGetInfo(&summary.free_bytes, &total);
+    }
+    info.devices.push_back(summary);
+  }
+  if (info.reason.empty()) {
+    const cuda::BlasInfo& blas = cuda::blas_info();
+    info.blas_found = blas.found;
+    info.blas_path = blas.path;
+    info.blas_version = blas.version;
+    info.blas_reason = blas.reason;
+  }
+  return info;
+}
+
+void select_device(int index) { cuda::select_device(index); }
+
+const OpEntry* find_op(const char* name) {
+  for (const OpEntry* entry = cuda::kTable; entry->name; ++entry)
+    if (std::strcmp(entry->name, name) == 0) return entry;
+  return nullptr;
+}
+
+void* allocate(size_t bytes) {
+  enter();
+  void* data = nullptr;
+  if (cudaMalloc(&data, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    VLTUNE_FAIL("ERR_OUT_OF_MEMORY", "cannot allocate %.1f MiB on %s: %.1f of its %.1f MiB are free", mebibytes(bytes),
+                device().name.c_str(), mebibytes(free_bytes), mebibytes(total_bytes));
+  }
+  const std::lock_guard<std::mutex> lock(stream_mutex);
+  VLTUNE_CUDA(cudaMemsetAsync(data, 0, bytes, main_stream()));
+  return data;
+}
+
+// cudaFree waits for the work that may use the memory.
+void release(void* data) { cudaFree(data); }
+
+void* allocate_pinned(size_t bytes) {
+  enter();
+  void* data = nullptr;
+  const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocMapped | cudaHostAllocPortable);
+  cudaGetLastError();
+  VLTUNE_CHECK(error == cudaSuccess, "ERR_OUT_OF_MEMORY", "cannot allocate %.1f MiB of page-locked memory (%s)", mebibytes(bytes),
+               cudaGetErrorString(error));
+  std::memset(data, 0, bytes);
+  return data;
+}
+
+void release_pinned(void* data) { cudaFreeHost(data); }
+
+void memory(size_t* free_bytes, size_t* total_bytes) {
+  enter();
+  VLTUNE_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
+}
+
+void copy(void* to, const void* from, size_t bytes) {
+  enter();
+  {
+    const std::lock_guard<std::mutex> lock(stream_mutex);
+    VLTUNE_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, main_stream()));
+  }
+  wait();
+}
+
+void write(void* to, const void* from, size_t bytes) {
+  enter();
+  const std::lock_guard<std::mutex> lock(stream_mutex);
+  VLTUNE_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, main_stream()));
+}
+
+void upload(void* to, const void* from, size_t bytes) {
+  constexpr size_t kPiece = size_t{16} << 20, kGrain = size_t{1} << 20;
+  if (bytes <= kGrain) return copy(to, from, bytes);
+  enter();
+  static std::mutex staging_mutex;
+  const std::lock_guard<std::mutex> staging_lock(staging_mutex);
+  struct Piece {
+    void* data = nullptr;
+    cudaEvent_t done = nullptr;
+    Piece() {
+      VLTUNE_CUDA(cudaHostAlloc(&data, kPiece, cudaHostAllocDefault));
+      VLTUNE_CUDA(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
+    }
+  };
+  static Piece pieces[2];  // kept for the next tensor
+  const auto pool = default_pool();
+  for (size_t at = 0, turn = 0; at < bytes; at += kPiece, ++turn) {
+    Piece& piece = pieces[turn % 2];
+    VLTUNE_CUDA(cudaEventSynchronize(piece.done));
+    const size_t length = std::min(kPiece, bytes - at);
+    // Several threads: one does not read a mapped file as fast as the bus takes it.
+    pool->parallel_for(static_cast<int64_t>(length), kGrain, [&](int64_t begin, int64_t end) {
+      std::memcpy(static_cast<std::byte*>(piece.data) + begin, static_cast<const std::byte*>(from) + at + begin,
+                  static_cast<size_t>(end - begin));
+    });
+    const std::lock_guard<std::mutex> lock(stream_mutex);
+    VLTUNE_CUDA(cudaMemcpyAsync(static_cast<std::byte*>(to) + at, piece.data, length, cudaMemcpyHostToDevice, main_stream()));
+    VLTUNE_CUDA(cudaEventRecord(piece.done, main_stream()));
+  }
+  wait();
+}
+
+void run_op(const OpEntry& entry, OpCall& call) {
+  enter();
+  FaultRecord& fault = shared_fault();
+  const std::lock_guard<std::mutex> lock(stream_mutex);  // held to the end: the scratch memory and the fault record are shared
+  bind_scratch(entry, call);
+  StreamQueue(fault.record).run(entry, call);
+  wait();
+  fault.check();
+}
+
+std::vector<double> time_op(const OpEntry& entry, OpCall& call, int repeats, bool flush_l2) {
+  enter();
+  FaultRecord& fault = shared_fault();
+  const std::lock_guard<std::mutex> lock(stream_mutex);
+  bind_scratch(entry, call);
+  StreamQueue queue(fault.record);
+  queue.run(entry, call);
+  wait();
+  fault.check();
+
+  const size_t flush_bytes = flush_l2 ? 4 * device().l2_bytes : 0;
+  void* flush = nullptr;
+  if (flush_bytes > 0) VLTUNE_CUDA(cudaMalloc(&flush, flush_bytes));
+  cudaEvent_t begin, end;
+  VLTUNE_CUDA(cudaEventCreate(&begin));
+  VLTUNE_CUDA(cudaEventCreate(&end));
+  std::vector<double> microseconds;
+  for (int i = 0; i < repeats; ++i) {
+    if (flush) VLTUNE_CUDA(cudaMemsetAsync(flush, i, flush_bytes, main_stream()));
+    VLTUNE_CUDA(cudaEventRecord(begin, main_stream()));
+    queue.run(entry, call);
+    VLTUNE_CUDA(cudaEventRecord(end, main_stream()));
+    VLTUNE_CUDA(cudaEventSynchronize(end));
+    float milliseconds = 0;
+    VLTUNE_CUDA(cudaEventElapsedTime(&milliseconds, begin, end));
+    microseconds.push_back(static_cast<double>(milliseconds) * 1000);
+  }
+  VLTUNE_CUDA(cudaEventDestroy(begin));
+  VLTUNE_CUDA(cudaEventDestroy(end));
+  VLTUNE_CUDA(cudaFree(flush));
+  fault.check();
+  return microseconds;
+}
+
+std::unique_ptr<Runner> make_runner() {
+  enter();
+  return std::make_unique<CudaRunner>();
+}
+
+}  // namespace vltune::gpu

@@ -1,0 +1,25 @@
+// The ops compiled for CUDA, as a table of names.
+#include "table.h"
+
+#include "../ops/adamw.h"
+#include "../ops/attention.h"
+#include "../ops/elementwise.h"
+#include "../ops/embedding.h"
+#include "../ops/linear.h"
+#include "../ops/linear_cross_entropy.h"
+#include "../ops/nf4.h"
+#include "../ops/qk_norm_rope.h"
+#include "../ops/rms_norm.h"
+#include "../ops/sample.h"
+#include "../ops/swiglu.h"
+#include "../ops/table.h"
+
+namespace vltune::cuda {
+
+#define OP(name) {#name, name, nullptr},
+#define OP_WS(name) {#name, name, name##_workspace},
+const OpEntry kTable[] = {VLTUNE_OPS(OP, OP_WS){nullptr, nullptr, nullptr}};
+#undef OP
+#undef OP_WS
+
+}  // namespace vltune::cuda

@@ -1,0 +1,73 @@
+// What the runtime asks of a GPU. native/cuda/runtime.cu answers in a build with CUDA; native/runtime/no_gpu.cc throws ERR_NO_DEVICE in
+// any other. All work of the process goes on one stream, in the order in which it was asked for.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "op.h"
+
+namespace vltune::gpu {
+
+struct DeviceSummary {
+  int index;
+  std::string name, compute_capability;
+  int multiprocessors;
+  size_t total_bytes, free_bytes;
+};
+
+struct Info {
+  bool compiled = false;
+  std::string reason;  // why there is no device; empty if there is one
+  std::string driver, runtime;
+  std::vector<DeviceSummary> devices;
+  bool blas_found = false;
+  std::string blas_path, blas_version, blas_reason;
+};
+
+// Never throws: what is missing is said in `reason`.
+Info info();
+void select_device(int index);
+
+const OpEntry* find_op(const char* name);  // nullptr: no such op
+
+// Zeroed. ERR_OUT_OF_MEMORY with what the device has.
+void* allocate(size_t bytes);
+void release(void* data);
+void* allocate_pinned(size_t bytes);
+void release_pinned(void* data);
+// The card's memory as the driver counts it, all processes together.
+void memory(size_t* free_bytes, size_t* total_bytes);
+
+// Copies after all work asked for so far, and waits. Either side may be the device's; the other is any host memory.
+void copy(void* to, const void* from, size_t bytes);
+// The same for megabytes of host memory that is not pinned (a mapped file): staged through pinned buffers, on several threads.
+void upload(void* to, const void* from, size_t bytes);
+// Puts a write of a few kilobytes in the queue; `from` may be reused at once. Does not wait for the device.
+void write(void* to, const void* from, size_t bytes);
+
+// One op with scratch memory of the process's own; waits, and throws what a kernel reported.
+void run_op(const OpEntry& entry, OpCall& call);
+// Microseconds of each of `repeats` launches, the L2 cache overwritten before each if asked.
+std::vector<double> time_op(const OpEntry& entry, OpCall& call, int repeats, bool flush_l2);
+
+// Enqueues one op's call; the queue fills in stream and fault record.
+class Queue {
+ public:
+  virtual void run(const OpEntry& entry, OpCall& call) = 0;
+
+ protected:
+  ~Queue() = default;
+};
+
+// Runs lists of ops that are the same each time they have the same key: the first time op by op, from the second time as a CUDA graph.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  // Waits for the end; throws what a kernel reported. `nanoseconds`, if given, gets the time of each op, and no graph is used.
+  virtual void run(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue, std::vector<int64_t>* nanoseconds) = 0;
+};
+std::unique_ptr<Runner> make_runner();
+
+}  // namespace vltune::gpu
