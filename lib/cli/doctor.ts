@@ -22,7 +22,11 @@ function cudaLines({ compiled, available, reason, driver, runtime, devices, blas
     ...gpus,
     [
       'cuBLASLt',
-      blas.found ? `${blas.version}, ${blas.path}` : `not found: ${blas.reason} (large products are slower without it)`,
+      blas.found
+        ? `${blas.version}, ${blas.path}`
+        : blas.reason
+          ? `not found: ${blas.reason} (large products are slower without it)`
+          : 'not looked for',
     ],
   ];
 }

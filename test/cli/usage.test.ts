@@ -110,7 +110,7 @@ test('doctor names each GPU with memory and compute capability, and says where c
   else if (!GPU) t.true(stdout.includes(`not usable: ${reason}`));
   if (!compiled) return;
   for (const gpu of devices) t.regex(stdout, new RegExp(`cuda:${gpu.index} .*compute capability ${gpu.computeCapability}`));
-  t.true(stdout.includes(blas.found ? blas.path : blas.reason));
+  t.true(stdout.includes(blas.found ? blas.path : blas.reason || 'not looked for'));
 });
 
 (GPU ? test.skip : test)('doctor --device cuda tells all it knows before it fails for want of a GPU', async (t) => {
