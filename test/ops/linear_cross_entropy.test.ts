@@ -43,6 +43,26 @@ test('rows without a target add nothing and get a gradient of zero', (t) => {
   });
 });
 
+test('a list of the rows with a target changes nothing, and must be i32', (t) => {
+  for (const every of [0, 3]) {
+    const c: Case = { n: 9, width: 8, vocab: 20, dtype: 'f32', weight: 'f32', every };
+    const o = operandsOf(c, 4);
+    const listed = o.targets.flatMap((target, row) => (target === IGNORED ? [] : [row]));
+    const operands = [upload(o.x), upload(o.weight), upload(integers(o.targets)), upload(filled('f32', [1], o.scale))];
+    const loss = upload(filled('f32', [1], BEFORE));
+    const dx = upload(filled('f32', [c.n, c.width], 0));
+    addon().call('linear_cross_entropy', [...operands, upload(integers(listed))], [loss, dx, null], {});
+    const plain = run(c, o);
+    t.deepEqual(bytesOf(loss), bytesOf(plain.loss));
+    t.deepEqual(bytesOf(dx), bytesOf(plain.dx));
+    const wrong = upload(filled('f32', [3], 0));
+    t.throws(() => addon().call('linear_cross_entropy', [...operands, wrong], [loss, dx, null], {}), {
+      code: 'ERR_DTYPE',
+      message: /rows is f32, expected i32/,
+    });
+  }
+});
+
 test('without dx and dweight it is the same loss', (t) => {
   for (const dtype of ['f32', 'bf16'] as const) {
     const c: Case = { n: 30, width: 40, vocab: 333, dtype, weight: 'nf4', every: 2 };
