@@ -15,6 +15,7 @@ export { type Message, type ReadOptions, type Role, type Row, readRows, type Tex
 export type { TextFormat } from './data/render.js';
 export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/template.js';
 export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
+export type { DeviceOption } from './device.js';
 export { type ErrorCode, isUserError, VltuneError } from './errors.js';
 export {
   type GeneratedToken,

@@ -98,9 +98,35 @@ export interface CpuInfo {
 }
 
 export interface MemoryInfo {
-  /** Bytes allocated by vltune now, and the most there have been since the start or `resetPeak`. Mappings do not count. */
+  /** Bytes allocated by vltune on a device now, and the most there have been since the start or `resetPeak`. Mappings do not count. */
   readonly current: number;
   readonly peak: number;
+}
+
+/** One GPU, as the driver names it. */
+export interface GpuInfo {
+  readonly index: number;
+  readonly name: string;
+  /** As `9.0`. */
+  readonly computeCapability: string;
+  readonly multiprocessors: number;
+  readonly totalMemory: number;
+  readonly freeMemory: number;
+}
+
+export interface CudaInfo {
+  /** Whether this build has CUDA. */
+  readonly compiled: boolean;
+  /** Whether there is a GPU that it can compute on. */
+  readonly available: boolean;
+  /** Why not; '' if it is available. */
+  readonly reason: string;
+  /** Versions, as `13.0`; '' if unknown. */
+  readonly driver: string;
+  readonly runtime: string;
+  readonly devices: readonly GpuInfo[];
+  /** cuBLASLt, which the large products use where it is found. */
+  readonly blas: { readonly found: boolean; readonly path: string; readonly version: string; readonly reason: string };
 }
 
 export interface OpTime {
@@ -110,8 +136,11 @@ export interface OpTime {
 }
 
 export interface Addon {
-  /** Zeroed memory, 64-byte aligned. Throws ERR_OUT_OF_MEMORY with the size. */
-  allocate(bytes: number, device: Device): Storage;
+  /**
+   * Zeroed memory, 64-byte aligned (on a GPU 256). 'pinned' is page-locked host memory that the GPU reads and writes too; `read`,
+   * `write` and `copy` work directly on it. Throws ERR_OUT_OF_MEMORY with the size.
+   */
+  allocate(bytes: number, device: Device | 'pinned'): Storage;
   /** Maps a file read-only. Throws ERR_IO. */
   mapFile(path: string): Storage;
   storageBytes(storage: Storage): number;
@@ -123,27 +152,30 @@ export interface Addon {
   write(storage: Storage, offset: number, from: ArrayBufferView): void;
   /** Copies bytes between storages. */
   copy(to: Storage, toOffset: number, from: Storage, fromOffset: number, bytes: number): void;
+  /** The same between any two storages, off the main thread (weights: from the mapped file to the card). */
+  copyAsync(to: Storage, toOffset: number, from: Storage, fromOffset: number, bytes: number): Promise<void>;
 
-  /** Runs one op now, on this thread. `null` stands for an absent operand. */
+  /** Runs one op now, on the device of its operands. `null` stands for an absent operand. Operands on different devices: ERR_ARGUMENT. */
   call(
     op: string,
     inputs: readonly (TensorRef | null)[],
     outputs: readonly (TensorRef | null)[],
     attrs: Readonly<Record<string, number>>,
   ): void;
-  /** Runs one op on a worker thread. */
+  /** Runs one op from a worker thread. */
   callAsync(
     op: string,
     inputs: readonly (TensorRef | null)[],
     outputs: readonly (TensorRef | null)[],
     attrs: Readonly<Record<string, number>>,
   ): Promise<void>;
-  /** Scratch bytes that an op wants for operands of these shapes. */
+  /** Scratch bytes that an op wants for operands of these shapes on a device. It is computed from shapes alone: no GPU need be there. */
   workspace(
     op: string,
     inputs: readonly ({ dtype: DType; shape: readonly number[] } | null)[],
     outputs: readonly ({ dtype: DType; shape: readonly number[] } | null)[],
     attrs: Readonly<Record<string, number>>,
+    device: Device,
   ): number;
   opNames(): string[];
 
@@ -154,13 +186,28 @@ export interface Addon {
   cancel(executable: Executable): void;
   /** What each op of a program has taken since it was compiled, in the program's order. */
   times(executable: Executable): OpTime[];
+  /** From now on `times` are measured or not. On the CPU they always are; on CUDA, where it costs events, not until asked for. */
+  profile(executable: Executable, on: boolean): void;
+  /** Microseconds of each launch of an op on the GPU; with `flushL2` the cache is cold at each. ERR_NO_DEVICE on the CPU. */
+  timeOp(
+    op: string,
+    inputs: readonly (TensorRef | null)[],
+    outputs: readonly (TensorRef | null)[],
+    attrs: Readonly<Record<string, number>>,
+    options: { readonly repeats: number; readonly flushL2: boolean },
+  ): Promise<Float64Array>;
 
   cpuInfo(): CpuInfo;
   setThreads(threads: number): void;
-  memory(): MemoryInfo;
-  resetPeak(): void;
+  /** Default: of the CPU. */
+  memory(device?: Device): MemoryInfo;
+  resetPeak(device?: Device): void;
   /** Whether this build has CUDA, and what was found of driver and devices. */
-  cudaInfo(): { readonly compiled: boolean; readonly reason: string };
+  cudaInfo(): CudaInfo;
+  /** The GPU that 'cuda' means, 0 until another is chosen. ERR_NO_DEVICE, or ERR_ARGUMENT once another one is in use. */
+  selectDevice(index: number): void;
+  /** The GPU's memory as the driver counts it, whoever has taken it. */
+  deviceMemory(): { readonly free: number; readonly total: number };
 }
 
 const require = createRequire(import.meta.url);

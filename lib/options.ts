@@ -16,6 +16,7 @@ export type OptionKind =
   | 'list' // one or more texts
   | 'modules' // 'all-linear', a regular expression, or a list of module names, as PEFT reads target_modules
   | 'bytes' // 8GB, 512MiB or a number of bytes
+  | 'device' // auto, cpu, cuda or cuda:N
   | 'flag-or-text'; // --name, or --name VALUE
 
 export interface OptionSpec {
@@ -95,6 +96,8 @@ export function expectation(spec: OptionSpec): string {
       return "'all-linear', a regular expression or a list of module names";
     case 'bytes':
       return 'a size such as 8GB, 512MiB or a number of bytes';
+    case 'device':
+      return "auto, cpu, cuda or cuda:N (the GPU's number, from 0)";
     case 'flag-or-text':
       return 'true, false or a text that is not empty';
   }
@@ -158,6 +161,8 @@ function parseValue(spec: OptionSpec, value: unknown): unknown {
       const bytes = typeof value === 'string' ? parseBytes(value) : value;
       return Number.isSafeInteger(bytes) && (bytes as number) > 0 ? bytes : undefined;
     }
+    case 'device':
+      return typeof value === 'string' && /^(auto|cpu|cuda|cuda:\d{1,3})$/.test(value) ? value : undefined;
     case 'flag-or-text':
       return typeof value === 'boolean' || isText(value) ? value : undefined;
   }

@@ -1,5 +1,5 @@
 /** What a benchmark is, and how all of them are run. */
-import { addon } from '../native.js';
+import { addon, type Device } from '../native.js';
 import { type Comparison, compare, type Timed, type Timing } from './harness.js';
 import { Recorder } from './recorder.js';
 
@@ -11,8 +11,8 @@ export type Work = { readonly flops: number } | { readonly bytes: number };
 
 /**
  * What a kernel is measured against, in the same run:
- * - `copy`: the copy op (memcpy on all threads) moving as many bytes, read and written together;
- * - `gemm`: our own product of two 2048 x 2048 matrices of the same dtype, which is near what the cores can do;
+ * - `copy`: the copy op moving as many bytes, read and written together;
+ * - `gemm`: our own product of two square matrices of the same dtype, which is near what the device can do;
  * - ops of its own: a kernel's plain form, such as the product that a LoRA layer contains.
  */
 export type Baseline = 'copy' | 'gemm' | { readonly name: string; readonly work: Work; build(b: Recorder): void };
@@ -46,28 +46,33 @@ export function benchName(bench: { readonly kernel: string; readonly shape: stri
   return `${bench.kernel} ${bench.shape} ${bench.dtype}`;
 }
 
-const SQUARE = 2048;
+const SQUARE: Readonly<Record<Device, number>> = { cpu: 2048, cuda: 8192 };
 
 /** Runs the benchmarks one by one, each for about `seconds`, and hands each result over as it comes. */
-export async function* runBenches(benches: Iterable<Bench>, seconds: number, signal?: AbortSignal): AsyncGenerator<BenchResult> {
+export async function* runBenches(
+  benches: Iterable<Bench>,
+  seconds: number,
+  signal?: AbortSignal,
+  device: Device = 'cpu',
+): AsyncGenerator<BenchResult> {
   const squares = new Map<Float, Recorder>();
   try {
     for (const bench of benches) {
-      const kernel = new Recorder();
+      const kernel = new Recorder(device);
       let own: Recorder | undefined;
       try {
         bench.build(kernel);
         let baseline: Timed;
         if (bench.baseline === 'gemm') {
-          if (!squares.has(bench.dtype)) squares.set(bench.dtype, square(bench.dtype));
+          if (!squares.has(bench.dtype)) squares.set(bench.dtype, square(bench.dtype, device));
           baseline = squares.get(bench.dtype)!;
         } else {
-          own = new Recorder();
+          own = new Recorder(device);
           if (bench.baseline === 'copy') copyOf(own, bytesOf(bench.work));
           else bench.baseline.build(own);
           baseline = own;
         }
-        yield resultOf(bench, await compare(kernel, baseline, { seconds, signal }));
+        yield resultOf(bench, device, await compare(kernel, baseline, { seconds, signal }));
       } finally {
         kernel.release();
         own?.release();
@@ -86,11 +91,11 @@ function amount(work: Work): number {
   return 'bytes' in work ? work.bytes : work.flops;
 }
 
-function resultOf(bench: Bench, { kernel, baseline, timeRatio }: Comparison): BenchResult {
+function resultOf(bench: Bench, device: Device, { kernel, baseline, timeRatio }: Comparison): BenchResult {
   const done = amount(bench.work);
   const against = bench.baseline;
-  const name = against === 'gemm' ? `gemm ${SQUARE}^3` : against === 'copy' ? against : against.name;
-  const baselineDone = against === 'gemm' ? 2 * SQUARE ** 3 : against === 'copy' ? done : amount(against.work);
+  const name = against === 'gemm' ? `gemm ${SQUARE[device]}^3` : against === 'copy' ? against : against.name;
+  const baselineDone = against === 'gemm' ? 2 * SQUARE[device] ** 3 : against === 'copy' ? done : amount(against.work);
   return {
     kernel: bench.kernel,
     shape: bench.shape,
@@ -108,10 +113,10 @@ function copyOf(b: Recorder, bytes: number): void {
   b.emit('copy', [b.zeros([half], 'u8')], [{ into: b.zeros([half], 'u8') }]);
 }
 
-function square(dtype: Float): Recorder {
-  const b = new Recorder();
-  const [x, weight] = [b.normal([SQUARE, SQUARE], dtype), b.normal([SQUARE, SQUARE], dtype, 0.02)];
-  b.emit('linear', [x, weight, null, null, null, null], [{ dtype, shape: [SQUARE, SQUARE] }, null]);
+function square(dtype: Float, device: Device): Recorder {
+  const b = new Recorder(device);
+  const shape = [SQUARE[device], SQUARE[device]];
+  b.emit('linear', [b.normal(shape, dtype), b.normal(shape, dtype, 0.02), null, null, null, null], [{ dtype, shape }, null]);
   return b;
 }
 

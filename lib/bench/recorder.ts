@@ -1,15 +1,21 @@
 /**
- * A builder that notes the ops that are asked of it, with tensors of its own, and makes programs of them. What is timed is then a
- * program's run, as in training: scratch memory is there beforehand, and one crossing into native code serves many calls.
+ * A builder that notes the ops that are asked of it, with tensors of its own. On the CPU it makes programs of them, and what is timed
+ * is a program's run, as in training: scratch memory is there beforehand, and one crossing into native code serves many calls. On a
+ * GPU each launch is timed by the GPU itself, with a cold cache.
  */
-import { addon, type DType, type NativeOp, type NativeValue, type Storage } from '../native.js';
+import { addon, type Device, type DType, type NativeOp, type NativeValue, type Storage } from '../native.js';
 import type { Attrs, Builder, Into, OutputSpec } from '../ops/builder.js';
 import { Tensor } from '../ops/tensor.js';
 import type { Batch, Timed } from './harness.js';
 
 export class Recorder implements Builder<Tensor>, Timed {
+  readonly #device: Device;
   readonly #tensors: Tensor[] = [];
   readonly #ops: { op: string; in: (Tensor | null)[]; out: (Tensor | null)[]; attrs: Attrs }[] = [];
+
+  constructor(device: Device = 'cpu') {
+    this.#device = device;
+  }
 
   emit(
     op: string,
@@ -34,11 +40,11 @@ export class Recorder implements Builder<Tensor>, Timed {
   }
 
   zeros(shape: readonly number[], dtype: Exclude<DType, 'nf4'> = 'f32'): Tensor {
-    return this.#own(Tensor.zeros(shape, dtype));
+    return this.#own(Tensor.zeros(shape, dtype, this.#device));
   }
 
   integers(values: Int32Array, shape: readonly number[] = [values.length]): Tensor {
-    return this.#own(Tensor.from(values, shape));
+    return this.#own(Tensor.from(values, shape, 'i32', this.#device));
   }
 
   /** Normal numbers of the given deviation, from a table that repeats: what they are does not change the time. */
@@ -47,10 +53,11 @@ export class Recorder implements Builder<Tensor>, Timed {
     const table = normals().map((x) => x * deviation);
     // A length that shares no factor with the usual dimensions, so that rows differ.
     for (let at = 0; at < values.length; at += table.length) values.set(table.subarray(0, values.length - at), at);
-    return this.#own(Tensor.from(values, shape, dtype));
+    return this.#own(Tensor.from(values, shape, dtype, this.#device));
   }
 
   repeat(calls: number): Batch {
+    if (this.#device === 'cuda') return { run: () => this.#timeLaunches(calls), release: () => {} };
     const index = new Map<Tensor, number>();
     const values: NativeValue[] = [];
     const indexOf = (tensor: Tensor | null): number => {
@@ -69,7 +76,7 @@ export class Recorder implements Builder<Tensor>, Timed {
     }));
     const workspaceBytes = Math.max(
       0,
-      ...this.#ops.map(({ op, in: inputs, out, attrs }) => addon().workspace(op, inputs, out, attrs)),
+      ...this.#ops.map(({ op, in: inputs, out, attrs }) => addon().workspace(op, inputs, out, attrs, 'cpu')),
     );
     const arena = addon().allocate(workspaceBytes, 'cpu');
     const ops = Array.from({ length: calls }, () => once).flat();
@@ -85,6 +92,17 @@ export class Recorder implements Builder<Tensor>, Timed {
         addon().release(arena);
       },
     };
+  }
+
+  /** Seconds that the GPU spent on so many launches of each op. */
+  async #timeLaunches(repeats: number): Promise<number> {
+    const refs = (tensors: readonly (Tensor | null)[]) => tensors.map((tensor) => tensor?.ref ?? null);
+    let microseconds = 0;
+    for (const { op, in: inputs, out, attrs } of this.#ops) {
+      const times = await addon().timeOp(op, refs(inputs), refs(out), attrs, { repeats, flushL2: true });
+      microseconds += times.reduce((sum, time) => sum + time, 0);
+    }
+    return microseconds / 1e6;
   }
 
   /** Frees the tensors. */

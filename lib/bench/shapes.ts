@@ -30,7 +30,8 @@ export const QWEN3_VL_2B: ModelShape = {
 };
 export const MODELS: readonly ModelShape[] = [SMALL, QWEN3_VL_2B];
 
-/** Tokens of a micro-batch. */
+/** Tokens of a micro-batch: on the CPU, and where a GPU is full. */
 export const TOKENS = 512;
+export const CUDA_TOKENS = 4096;
 
 export const BYTES: Readonly<Record<'f32' | 'bf16', number>> = { f32: 4, bf16: 2 };

@@ -2,6 +2,8 @@
 
 import { type BenchResult, benchName, runBenches, withThreads } from '../bench/bench.js';
 import { allBenches } from '../bench/ops/index.js';
+import { CUDA_TOKENS, TOKENS } from '../bench/shapes.js';
+import { type DeviceOption, deviceOption, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { addon } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
@@ -15,6 +17,7 @@ const TABLE: OptionTable = {
     help: 'Only benchmarks whose name, such as "nf4_dequantize 2048x768 bf16", holds all of these words',
     defaultText: 'all of them',
   },
+  device: deviceOption('How'),
   threads: {
     kind: 'integer',
     value: 'N',
@@ -59,11 +62,20 @@ function cells({ kernel, shape, dtype, time, rate, unit, ratio, baseline }: Benc
   return [kernel, shape, dtype, formatTime(time.seconds), spread, rate.toPrecision(4), unit, ratio.toFixed(2), against];
 }
 
+function gpuName(option: DeviceOption): string {
+  const { devices } = addon().cudaInfo();
+  const index = Number(/\d+$/.exec(option)?.[0] ?? 0);
+  return devices.find((gpu) => gpu.index === index)?.name ?? 'a GPU';
+}
+
 async function run({ given, output, signal }: CommandContext): Promise<void> {
   const { values, errors } = checkOptions(TABLE, given);
   failOnErrors(errors);
   const words = ((values.filter as string | undefined) ?? '').split(/\s+/).filter((word) => word !== '');
-  const benches = allBenches().filter((bench) => words.every((word) => benchName(bench).includes(word)));
+  const device = openDevice(values.device as DeviceOption);
+  const benches = allBenches(device === 'cuda' ? CUDA_TOKENS : TOKENS).filter((bench) =>
+    words.every((word) => benchName(bench).includes(word)),
+  );
   if (benches.length === 0) {
     throw new VltuneError(
       'ERR_USAGE',
@@ -72,11 +84,12 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   }
   await withThreads(values.threads as number | undefined, async () => {
     const { model, isa, threads } = addon().cpuInfo();
-    output.note(`${model}, ${isa}, ${threads} ${threads === 1 ? 'thread' : 'threads'}; medians of alternating samples`);
+    const cores = `${model}, ${isa}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
+    output.note(`${device === 'cuda' ? gpuName(values.device as DeviceOption) : cores}; medians of alternating samples`);
     output.say(output.style('bold', row(HEAD)));
-    for await (const result of runBenches(benches, values.time as number, signal)) {
+    for await (const result of runBenches(benches, values.time as number, signal, device)) {
       output.say(row(cells(result)));
-      output.emit({ event: 'bench', threads, isa, ...result });
+      output.emit({ event: 'bench', device, threads, isa, ...result });
     }
   });
   output.note(

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { convert } from '../data/convert.js';
+import { type DeviceOption, deviceOption, openDevice } from '../device.js';
 import { Generator } from '../generate/generate.js';
 import { PACKAGE_ROOT } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
@@ -34,6 +35,7 @@ const TABLE: OptionTable = {
     group: 'Output',
     help: 'Folder for the results',
   },
+  device: deviceOption('Machine'),
 };
 
 /** `runs/demo`, `runs/demo-2` and so on: the first that is free. */
@@ -44,12 +46,18 @@ function freeFolder(): string {
   }
 }
 
-async function askAll(questions: readonly string[], adapter: string | undefined, signal: AbortSignal): Promise<string[]> {
+async function askAll(
+  questions: readonly string[],
+  adapter: string | undefined,
+  device: DeviceOption,
+  signal: AbortSignal,
+): Promise<string[]> {
   const progress = new ProgressStages();
   const generator = await Generator.load(MODEL, {
     adapter,
     loadIn4bit: true,
     dtype: 'float32',
+    device,
     signal,
     onProgress: (done, total) => progress.report('Loading weights', done, total, formatBytes),
   }).finally(() => progress.stop());
@@ -77,6 +85,8 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   const { values, errors } = checkOptions(TABLE, given);
   failOnErrors(errors);
   const folder = (values.outputDir as string | undefined) ?? freeFolder();
+  const device = values.device as DeviceOption;
+  openDevice(device); // what is wrong with it is said before anything is written
   const messages = join(folder, 'messages.jsonl');
   const adapter = join(folder, 'adapter');
   const title = (text: string): void => output.say(`\n${output.style('bold', text)}`);
@@ -88,7 +98,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
 
   title('2. Ask the model as it is, in 4 bits');
   const questions = JSON.parse(await readFile(QUESTIONS, 'utf8')) as string[];
-  const before = await askAll(questions, undefined, signal);
+  const before = await askAll(questions, undefined, device, signal);
   questions.forEach((question, i) => {
     output.say(`${question} ${output.style('dim', before[i]!)}`);
   });
@@ -98,7 +108,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   let chart: string | undefined;
   try {
     const { values } = await readRecipe(RECIPE, TRAIN_OPTIONS);
-    const options = { ...values, model: MODEL, dataset: messages, outputDir: adapter };
+    const options = { ...values, model: MODEL, dataset: messages, outputDir: adapter, device };
     const result = await train(options, { ...reporter.hooks, signal });
     chart = await writeLossChart(adapter, result.logHistory, `vltune-tiny in 4 bits, ${result.steps} updates`);
   } finally {
@@ -106,7 +116,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   }
 
   title('4. Ask again, with the adapter');
-  const after = await askAll(questions, adapter, signal);
+  const after = await askAll(questions, adapter, device, signal);
   showAnswers(output, questions, before, after);
   output.emit({ event: 'answers', questions, before, after });
 

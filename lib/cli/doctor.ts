@@ -1,15 +1,47 @@
 /** `vltune doctor`: what this machine has, and what vltune will use of it. */
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
-import { addon, PACKAGE_ROOT } from '../native.js';
+import { type DeviceOption, deviceOption, openDevice } from '../device.js';
+import { addon, type CudaInfo, type Device, PACKAGE_ROOT } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import { hubCache } from '../weights/hub.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes } from './output.js';
 
-const TABLE: OptionTable = {};
+const TABLE: OptionTable = { device: deviceOption('Machine') };
+
+/** What there is of CUDA, a line a GPU. */
+function cudaLines({ compiled, available, reason, driver, runtime, devices, blas }: CudaInfo): [string, string][] {
+  const versions = [driver && `driver ${driver}`, runtime && `runtime ${runtime}`].filter(Boolean).join(', ');
+  if (!compiled) return [['CUDA', `not in this build${reason ? ` (${reason})` : ''}`]];
+  const gpus = devices.map((gpu): [string, string] => [
+    `cuda:${gpu.index}`,
+    `${gpu.name}, ${formatBytes(gpu.freeMemory)} free of ${formatBytes(gpu.totalMemory)}, compute capability ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors`,
+  ]);
+  return [
+    ['CUDA', available ? versions : [`not usable: ${reason}`, versions].filter(Boolean).join('; ')],
+    ...gpus,
+    [
+      'cuBLASLt',
+      blas.found
+        ? `${blas.version}, ${blas.path}`
+        : blas.reason
+          ? `not found: ${blas.reason} (large products are slower without it)`
+          : 'not looked for',
+    ],
+  ];
+}
 
 async function run({ given, output }: CommandContext): Promise<void> {
-  failOnErrors(checkOptions(TABLE, given).errors);
+  const { values, errors } = checkOptions(TABLE, given);
+  failOnErrors(errors);
+  // What is wrong with the device asked for is told after all the rest.
+  let device: Device | undefined;
+  let failure: unknown;
+  try {
+    device = openDevice(values.device as DeviceOption);
+  } catch (error) {
+    failure = error;
+  }
   const native = addon();
   const cpu = native.cpuInfo();
   const cuda = native.cudaInfo();
@@ -28,7 +60,7 @@ async function run({ given, output }: CommandContext): Promise<void> {
     },
     memory: { totalBytes: totalmem(), freeBytes: freemem() },
     cuda,
-    device: 'cpu',
+    device: device ?? null,
     hub: {
       cache: hubCache(),
       offline: /^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? ''),
@@ -47,12 +79,13 @@ async function run({ given, output }: CommandContext): Promise<void> {
     ['kernels', [report.cpu.kernels, ...extras].join(', ')],
     ['threads', `${cpu.threads} of ${report.cpu.available} (VLTUNE_NUM_THREADS or --threads changes it)`],
     ['memory', `${formatBytes(report.memory.freeBytes)} free of ${formatBytes(report.memory.totalBytes)}`],
-    ['CUDA', cuda.compiled ? cuda.reason : `not in this build${cuda.reason ? ` (${cuda.reason})` : ''}`],
-    ['device', 'cpu'],
+    ...cudaLines(cuda),
+    ['device', device === undefined ? 'none' : `${device} (--device changes it)`],
     ['models', `${report.hub.cache}${report.hub.offline ? ' (offline)' : ''}, HF_TOKEN ${report.hub.token}`],
     ['package', PACKAGE_ROOT],
   ];
   for (const [name, text] of lines) output.say(`${output.style('bold', name.padEnd(8))}  ${text}`);
+  if (failure !== undefined) throw failure;
 }
 
 export const command: CommandSpec = {

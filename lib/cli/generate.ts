@@ -1,4 +1,5 @@
 /** `vltune generate`: a prompt to text, as it comes. */
+import { type DeviceOption, deviceOption } from '../device.js';
 import { type GenerateOptions, Generator } from '../generate/generate.js';
 import { addon } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
@@ -26,7 +27,7 @@ const TABLE: OptionTable = {
     group: MODEL,
     help: 'Type of activations and weights',
   },
-  device: { kind: 'choice', value: 'DEVICE', choices: ['auto', 'cpu'], fallback: 'auto', group: MODEL, help: 'Where to compute' },
+  device: deviceOption(MODEL),
   threads: {
     kind: 'integer',
     value: 'N',
@@ -110,7 +111,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       adapter: values.adapter as string | undefined,
       dtype: values.dtype as 'float32' | 'bfloat16',
       loadIn4bit: values.loadIn4bit as boolean,
-      device: values.device as 'auto' | 'cpu',
+      device: values.device as DeviceOption,
       signal,
       onProgress: (done, total) => progress.report('Loading weights', done, total, formatBytes),
     });

@@ -1,4 +1,5 @@
 /** `vltune merge`: an adapter into its 16-bit model. */
+import { type DeviceOption, deviceOption } from '../device.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import { mergeAdapter } from '../weights/merge.js';
 import type { CommandContext, CommandSpec } from './command.js';
@@ -11,6 +12,7 @@ const TABLE: OptionTable = {
   revision: REVISION_OPTION,
   adapter: { kind: 'text', value: 'DIR', required: true, group: 'Model', help: 'PEFT adapter folder' },
   outputDir: NEW_FOLDER_OPTION,
+  device: deviceOption('Machine'),
 };
 
 async function run({ given, output, signal }: CommandContext): Promise<void> {
@@ -23,6 +25,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       model: await modelFolder(values, progress, signal),
       adapter: values.adapter as string,
       outputDir,
+      device: values.device as DeviceOption,
       signal,
       onProgress: ({ bytes, totalBytes }) => progress.report('Merging', bytes, totalBytes, formatBytes),
     });

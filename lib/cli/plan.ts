@@ -30,23 +30,27 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   }).finally(() => progress.stop());
   output.emit({ event: 'plan', ...report });
 
-  const { total, recompute, ...kinds } = report.kinds;
+  const { total, recompute, recomputedBlocks, ...kinds } = report.kinds;
+  const onCpu = report.device === 'cpu';
   const rows = Object.entries(kinds).map(([kind, bytes]) => [kind, formatBytes(bytes), formatCount(bytes), KINDS[kind] ?? '']);
   rows.push([
-    'process',
+    onCpu ? 'process' : 'driver',
     formatBytes(report.processBytes),
     formatCount(report.processBytes),
-    'Node, code, tokenizer, dataset index, loading',
+    onCpu ? 'Node, code, tokenizer, dataset index, loading' : 'its own, other programs, loading',
   ]);
   rows.push([
     'total',
     formatBytes(report.plannedMemoryBytes),
     formatCount(report.plannedMemoryBytes),
-    'resident memory at its peak',
+    onCpu ? 'resident memory at its peak' : 'what the GPU holds at its peak',
   ]);
   output.say(formatTable(['memory', 'size', 'bytes', 'what'], rows, [1, 2]));
   output.say();
-  output.say(`recompute: ${recompute}`);
+  const { elementwise, layers, of } = recomputedBlocks;
+  output.say(
+    `recompute: ${recompute}${recompute === 'none' ? '' : ` (of ${of} blocks ${layers} whole, ${elementwise} in their elementwise parts)`}`,
+  );
   output.say(
     `${formatCount(report.rows)} rows, ${formatCount(report.tokens)} tokens, ${formatCount(report.targetTokens)} of them targets`,
   );
@@ -60,6 +64,9 @@ export const command: CommandSpec = {
   summary: "Tell what a training run will need, by kind of memory, before anything is allocated. Takes train's options.",
   table: TABLE,
   recipe: true,
-  examples: ['vltune plan recipe.yaml', 'vltune plan --model Qwen/Qwen3-VL-2B-Instruct --dataset alpaca.json --memory 8GB'],
+  examples: [
+    'vltune plan recipe.yaml',
+    'vltune plan --model Qwen/Qwen3-VL-2B-Instruct --dataset alpaca.json --device cuda --memory 8GB',
+  ],
   run,
 };

@@ -1,4 +1,5 @@
 /** `vltune quantize`: a model in NF4, as bitsandbytes stores it. */
+import { type DeviceOption, deviceOption } from '../device.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import { quantizeCheckpoint } from '../weights/quantize.js';
 import type { CommandContext, CommandSpec } from './command.js';
@@ -11,6 +12,7 @@ const TABLE: OptionTable = {
   revision: REVISION_OPTION,
   doubleQuant: { kind: 'flag', fallback: true, group: 'Output', help: 'Quantise the scales too (0.4 bits less a weight)' },
   outputDir: NEW_FOLDER_OPTION,
+  device: deviceOption('Machine'),
 };
 
 async function run({ given, output, signal }: CommandContext): Promise<void> {
@@ -22,6 +24,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     const { quantized, bytesBefore, bytesAfter } = await quantizeCheckpoint({
       model: await modelFolder(values, progress, signal),
       outputDir,
+      device: values.device as DeviceOption,
       doubleQuant: values.doubleQuant as boolean,
       signal,
       onProgress: ({ bytes, totalBytes }) => progress.report('Quantising', bytes, totalBytes, formatBytes),

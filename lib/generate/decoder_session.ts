@@ -59,7 +59,7 @@ export class DecoderSession {
     const logits = linear(graph, last, { weight: weights.tensor(spec.head) }).y;
     cast(graph, logits, { into: input('logits', 'f32', 1, text.vocabSize) });
 
-    const plan = planMemory(graph);
+    const plan = planMemory(graph, device);
     this.#io = new IoBuffers([graph]);
     this.#io.allocate(device);
     const states = graph.values.filter((value) => value.kind === 'state');
@@ -114,6 +114,7 @@ export class DecoderSession {
       );
       this.#io.write('past', Int32Array.of(this.#length));
       this.#io.write('row', Int32Array.of(n - 1));
+      this.#io.flush();
       await this.#program.run({ tokens: n }, signal);
       this.#length += n;
     }

@@ -3,12 +3,13 @@
 import type { Message } from '../data/read.js';
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
+import { type DeviceOption, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf } from '../models/adapters.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
 import { ModelFolder } from '../models/model_folder.js';
 import { loraName, Trainables } from '../models/trainables.js';
-import { addon, type Storage } from '../native.js';
+import { addon, type Device, type Storage } from '../native.js';
 import { MersenneTwister } from '../random.js';
 import { resolveModel } from '../weights/hub.js';
 import { type Adapter, readAdapter } from '../weights/lora.js';
@@ -23,7 +24,8 @@ export interface GeneratorOptions {
   readonly dtype?: 'float32' | 'bfloat16' | undefined;
   /** Quantise the language model's linear layers to NF4. Default false. */
   readonly loadIn4bit?: boolean | undefined;
-  readonly device?: 'auto' | 'cpu' | undefined;
+  /** Default auto: a GPU if there is one. */
+  readonly device?: DeviceOption | undefined;
   readonly revision?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Hears of bytes of weights loaded, and in all. */
@@ -72,6 +74,7 @@ export class Generator {
   readonly #params: Storage;
   readonly #defaults: GenerationDefaults;
   readonly #dtype: 'f32' | 'bf16';
+  readonly #device: Device;
   #session: DecoderSession | undefined;
   #template: ChatTemplate | undefined;
 
@@ -83,6 +86,7 @@ export class Generator {
     params: Storage;
     defaults: GenerationDefaults;
     dtype: 'f32' | 'bf16';
+    device: Device;
   }) {
     this.#model = parts.model;
     this.#tokenizer = parts.tokenizer;
@@ -91,26 +95,29 @@ export class Generator {
     this.#params = parts.params;
     this.#defaults = parts.defaults;
     this.#dtype = parts.dtype;
+    this.#device = parts.device;
   }
 
-  /** Loads a model folder or hub id. ERR_NOT_FOUND, ERR_BAD_CHECKPOINT, ERR_BAD_ADAPTER, ERR_UNSUPPORTED, ERR_OUT_OF_MEMORY. */
+  /** Loads a model folder or hub id. ERR_NOT_FOUND, ERR_BAD_CHECKPOINT, ERR_BAD_ADAPTER, ERR_UNSUPPORTED, ERR_NO_DEVICE, ERR_OUT_OF_MEMORY. */
   static async load(model: string, options: GeneratorOptions = {}): Promise<Generator> {
+    const device = openDevice(options.device);
     const folder = await resolveModel(model, options.revision === undefined ? {} : { revision: options.revision });
     const opened = await ModelFolder.open(folder);
     const dtype = options.dtype === 'float32' ? 'f32' : 'bf16';
     const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
     const trainables = adapter ? adaptersOf(opened.spec, adapter, 0) : Trainables.none();
     const frozen = new FrozenWeights(opened, {
+      device,
       dtype,
       loadIn4bit: options.loadIn4bit ?? false,
       doubleQuant: true,
       skip: () => false,
     });
     const [tokenizer, defaults] = await Promise.all([Tokenizer.load(folder), readGenerationConfig(folder)]);
-    await frozen.load('cpu', options.onProgress, options.signal);
-    const params = addon().allocate(trainables.layout.elements * 4, 'cpu');
+    await frozen.load(options.onProgress, options.signal);
+    const params = addon().allocate(trainables.layout.elements * 4, device);
     if (adapter) writeAdapters(params, trainables, adapter);
-    return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype });
+    return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype, device });
   }
 
   /** Yields the new tokens as they are made; returns the whole. */
@@ -218,7 +225,7 @@ export class Generator {
     this.#session?.release();
     this.#session = new DecoderSession(this.#model.spec, this.#frozen, this.#trainables, this.#params, {
       dtype: this.#dtype,
-      device: 'cpu',
+      device: this.#device,
       capacity: Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP,
     });
     return this.#session;

@@ -1,43 +1,78 @@
-/** The small inputs and results of a program: named arrays in one storage. */
+/**
+ * The small inputs and results of a program: named arrays in one storage. On a GPU a write costs the host more than its bytes do,
+ * so inputs gather in a host copy and `flush` brings what has changed over in one.
+ */
 import { VltuneError } from '../errors.js';
 import { addon, type Device, type Storage } from '../native.js';
 import { type Graph, type Value, valueBytes } from './graph.js';
 import { align } from './planner.js';
 import type { Place } from './program.js';
 
+interface Slot {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 export class IoBuffers {
   readonly bytes: number;
-  readonly #slots = new Map<string, { offset: number; bytes: number }>();
+  readonly #slots = new Map<string, Slot>();
+  /** Inputs end here; behind them lies what programs write. */
+  readonly #inputBytes: number;
   #storage: Storage | undefined;
+  #mirror: Uint8Array | undefined;
+  /** The range of the mirror that differs from the device. */
+  #dirty = { first: 0, end: 0 };
 
   /** One slot for each name among the graphs' `io` values, as large as the largest of that name. */
   constructor(graphs: readonly Graph[]) {
     const sizes = new Map<string, number>();
+    const written = new Set<string>();
     for (const graph of graphs) {
       for (const value of graph.values) {
         if (value.kind === 'io') sizes.set(value.name, Math.max(sizes.get(value.name) ?? 0, valueBytes(value, graph.dims)));
       }
+      for (const op of graph.ops) for (const value of op.out) if (value?.kind === 'io') written.add(value.name);
     }
     let offset = 0;
-    for (const [name, bytes] of sizes) {
+    const take = (name: string, bytes: number): void => {
       this.#slots.set(name, { offset, bytes });
       offset += align(bytes);
-    }
+    };
+    for (const [name, bytes] of sizes) if (!written.has(name)) take(name, bytes);
+    this.#inputBytes = offset;
+    for (const [name, bytes] of sizes) if (written.has(name)) take(name, bytes);
     this.bytes = offset;
   }
 
   allocate(device: Device): void {
     this.#storage = addon().allocate(this.bytes, device);
+    if (device !== 'cpu') this.#mirror = new Uint8Array(this.#inputBytes);
   }
 
   place(value: Value): Place {
     return { storage: this.#allocated(), offset: this.#slot(value.name).offset };
   }
 
+  /** Sets an array, from its first element. Inputs are there for the next run once `flush` has been called. */
   write(name: string, data: Int32Array | Float32Array): void {
     const { offset, bytes } = this.#slot(name);
     if (data.byteLength > bytes) throw new VltuneError('ERR_SHAPE', `${name}: ${data.byteLength} bytes do not fit in ${bytes}`);
-    addon().write(this.#allocated(), offset, data);
+    if (!this.#mirror || offset >= this.#inputBytes) {
+      addon().write(this.#allocated(), offset, data);
+      return;
+    }
+    this.#mirror.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    const { first, end } = this.#dirty;
+    const until = offset + data.byteLength;
+    this.#dirty = end === 0 ? { first: offset, end: until } : { first: Math.min(first, offset), end: Math.max(end, until) };
+  }
+
+  /** Brings every input written since the last time to the device. */
+  flush(): void {
+    const { first, end } = this.#dirty;
+    if (!this.#mirror || end === 0) return;
+    addon().write(this.#allocated(), first, this.#mirror.subarray(first, end));
+    this.#dirty = { first: 0, end: 0 };
   }
 
   read<T extends Int32Array | Float32Array>(name: string, into: T): T {
@@ -48,9 +83,10 @@ export class IoBuffers {
   release(): void {
     if (this.#storage) addon().release(this.#storage);
     this.#storage = undefined;
+    this.#mirror = undefined;
   }
 
-  #slot(name: string): { offset: number; bytes: number } {
+  #slot(name: string): Slot {
     const slot = this.#slots.get(name);
     if (!slot) throw new VltuneError('ERR_INTERNAL', `the programs have no input or result named ${name}`);
     return slot;

@@ -1,11 +1,13 @@
 /**
  * The memory plan: how long each value of the arena lives, and where it lies. Known before anything is allocated.
  */
-import { addon } from '../native.js';
+import { addon, type Device } from '../native.js';
 import { type Graph, type Op, type Value, valueBytes } from './graph.js';
 
 /** Alignment of every value: a cache line, and what vector loads like. */
 const ALIGNMENT = 64;
+/** What an allocation of its own starts at on a GPU: so does the scratch region, and each weight. */
+export const CUDA_ALIGNMENT: number = 256;
 
 export interface Plan {
   /** Byte offset of each value of the arena. */
@@ -24,16 +26,17 @@ interface Interval {
   offset: number;
 }
 
-export function align(bytes: number): number {
-  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+export function align(bytes: number, alignment: number = ALIGNMENT): number {
+  return Math.ceil(bytes / alignment) * alignment;
 }
 
-/** Plans a graph at its largest lengths. */
-export function planMemory(graph: Graph): Plan {
+/** Plans a graph at its largest lengths. The device need not be there. */
+export function planMemory(graph: Graph, device: Device = 'cpu'): Plan {
   const intervals = place(liveIntervals(graph));
   const offsets = new Map(intervals.map((interval) => [interval.value, interval.offset]));
-  const workspaceOffset = intervals.reduce((end, interval) => Math.max(end, interval.offset + align(interval.bytes)), 0);
-  const workspaceBytes = graph.ops.reduce((most, op) => Math.max(most, workspaceOf(graph, op)), 0);
+  const end = intervals.reduce((most, interval) => Math.max(most, interval.offset + align(interval.bytes)), 0);
+  const workspaceOffset = align(end, device === 'cuda' ? CUDA_ALIGNMENT : ALIGNMENT);
+  const workspaceBytes = graph.ops.reduce((most, op) => Math.max(most, workspaceOf(graph, op, device)), 0);
   return { offsets, workspaceOffset, workspaceBytes, arenaBytes: workspaceOffset + workspaceBytes };
 }
 
@@ -68,8 +71,8 @@ function place(intervals: Interval[]): Interval[] {
   return placed;
 }
 
-function workspaceOf(graph: Graph, op: Op): number {
+function workspaceOf(graph: Graph, op: Op, device: Device): number {
   const shapeOf = (value: Value | null) =>
     value && { dtype: value.dtype, shape: value.shape.map((dim) => (typeof dim === 'number' ? dim : graph.dims[dim]!)) };
-  return addon().workspace(op.op, op.in.map(shapeOf), op.out.map(shapeOf), op.attrs);
+  return addon().workspace(op.op, op.in.map(shapeOf), op.out.map(shapeOf), op.attrs, device);
 }

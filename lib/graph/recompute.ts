@@ -4,30 +4,62 @@
  */
 import type { Graph, Op, Value } from './graph.js';
 
-/** How much is made again instead of kept, from nothing to all but the residual stream. */
+/** How much of a block is made again instead of kept, from nothing to all but the residual stream. */
 export const RECOMPUTE_LEVELS = ['none', 'elementwise', 'layers'] as const;
 export type RecomputeLevel = (typeof RECOMPUTE_LEVELS)[number];
 
 const ELEMENTWISE = new Set(['rms_norm', 'swiglu', 'qk_norm_rope']);
 const LAYERS = new Set([...ELEMENTWISE, 'linear', 'attention']);
+const MADE_AGAIN: Readonly<Record<RecomputeLevel, ReadonlySet<string>>> = {
+  none: new Set(),
+  elementwise: ELEMENTWISE,
+  layers: LAYERS,
+};
 
 /**
- * Rewrites `graph`, whose first `forwardOps` ops are the forward pass. The residual sums that `rms_norm` writes are what is
- * always kept: from them a norm is made again without its residual operand.
+ * The blocks of a forward pass: what lies between two sums of the residual stream, so attention and feed-forward of a decoder layer
+ * are a block each. Block b is made of the ops from `starts[b]` on; what comes before the first belongs to none.
  */
-export function recompute(graph: Graph, forwardOps: number, level: RecomputeLevel): void {
-  if (level === 'none') return;
-  const again = level === 'elementwise' ? ELEMENTWISE : LAYERS;
+export function blockStarts(ops: readonly Op[]): number[] {
+  return ops.flatMap((op, index) => (op.op === 'rms_norm' ? [index] : []));
+}
+
+/**
+ * The level of each of `blocks` blocks at a setting from 0 to 2 * blocks: memory falls with each step, and speed a little. The
+ * elementwise ops go first, being cheap; then whole blocks. The first blocks are made again before the last: their turn in the
+ * backward pass comes when the others' memory is free.
+ */
+export function levelsAt(setting: number, blocks: number): RecomputeLevel[] {
+  return Array.from({ length: blocks }, (_, block) => {
+    if (block < setting - blocks) return 'layers';
+    return block < setting ? 'elementwise' : 'none';
+  });
+}
+
+/**
+ * Rewrites `graph`, whose first `forwardOps` ops are the forward pass; `levels` names each block's level, or that of all. The
+ * residual sums that `rms_norm` writes are what is always kept: from them a norm is made again without its residual operand.
+ */
+export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLevel | readonly RecomputeLevel[]): void {
   const forward = graph.ops.slice(0, forwardOps);
   const backward = graph.ops.slice(forwardOps);
+  const starts = blockStarts(forward);
   const producers = new Map<Value, Op>();
-  for (const op of forward) for (const value of op.out) if (value?.kind === 'arena') producers.set(value, op);
+  const again = new Set<Op>();
+  let block = -1;
+  forward.forEach((op, index) => {
+    if (index === starts[block + 1]) block += 1;
+    const level = typeof levels === 'string' ? levels : (levels[block] ?? 'none');
+    if (MADE_AGAIN[level].has(op.op)) again.add(op);
+    for (const value of op.out) if (value?.kind === 'arena') producers.set(value, op);
+  });
+  if (again.size === 0) return;
 
   const rewritten: Op[] = [...forward];
   const copies = new Map<Value, Value>();
   const copied = new Set<Op>();
 
-  const keeps = (op: Op, value: Value): boolean => !again.has(op.op) || (op.op === 'rms_norm' && value === op.out[2]);
+  const keeps = (op: Op, value: Value): boolean => !again.has(op) || (op.op === 'rms_norm' && value === op.out[2]);
 
   // The value to read in the backward pass in place of one of the forward pass.
   const available = (value: Value | null): Value | null => {

@@ -1,16 +1,20 @@
 /**
- * The weights that are not trained: 4-bit, or as the checkpoint stores them. What the checkpoint holds in a usable form is
- * read where it lies, in the mapped file; the rest is converted once at load.
+ * The weights that are not trained: 4-bit, or as the checkpoint stores them. On the CPU, what the checkpoint holds in a usable form
+ * is read where it lies, in the mapped file, and the rest is converted once at load. A GPU holds all of them in one block; there
+ * they are brought raw and converted.
  */
 import { VltuneError } from '../errors.js';
+import { align, CUDA_ALIGNMENT } from '../graph/planner.js';
 import type { Place } from '../graph/program.js';
-import { addon, type Device, type DType, dtypeBytes, type Storage } from '../native.js';
+import { addon, type Device, type DType, dtypeBytes, type Storage, type TensorRef } from '../native.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
 import type { LinearSpec } from './family.js';
 import type { ModelFolder } from './model_folder.js';
+import { Staging } from './staging.js';
 
 export interface FrozenOptions {
+  readonly device: Device;
   /** The dtype of activations. A bf16 program rounds f32 and f16 weights to bf16, as transformers does. */
   readonly dtype: ActivationDType;
   /** Quantise the language model's linear layers to NF4. */
@@ -29,9 +33,14 @@ export interface FrozenTensor {
   readonly source: 'mapped' | 'cast' | 'quantize' | 'prequantized';
   /** Bytes in memory, scales included. */
   readonly bytes: number;
+  /** First byte in the block of a GPU. */
+  readonly offset: number;
 }
 
 const ALIGNMENT = 64;
+
+/** Tensors that are on their way to a GPU at the same time: one is read from the disk while another is copied. */
+const CUDA_LOADERS = 2;
 
 export class FrozenWeights {
   readonly #folder: ModelFolder;
@@ -40,6 +49,8 @@ export class FrozenWeights {
   readonly #linears: ReadonlyMap<string, LinearSpec>;
   readonly #places = new Map<string, Place>();
   readonly #owned: Storage[] = [];
+  #sum = 0;
+  #blockBytes = 0;
 
   constructor(folder: ModelFolder, options: FrozenOptions) {
     this.#folder = folder;
@@ -66,20 +77,23 @@ export class FrozenWeights {
 
   /** Bytes of all frozen weights in memory, mapped ones included. */
   get bytes(): number {
-    let sum = 0;
-    for (const tensor of this.#tensors.values()) sum += tensor.bytes;
-    return sum;
+    return this.#options.device === 'cpu' ? this.#sum : this.#blockBytes;
   }
 
-  /** The most that quantising or converting one tensor needs beside what stays. */
+  /** The most that loading needs beside what stays. */
   get loadingBytes(): number {
-    let most = 0;
-    for (const tensor of this.#tensors.values()) {
-      if (tensor.source !== 'quantize') continue;
-      const numel = count(tensor.shape);
-      most = Math.max(most, dtypeBytes('f32', Math.ceil(numel / NF4_BLOCK)) + (this.#rounds(tensor.name) ? numel * 2 : 0));
+    const { device } = this.#options;
+    let [raw, rounded, scales] = [0, 0, 0];
+    for (const { name, shape, source } of this.#tensors.values()) {
+      if (source !== 'quantize' && source !== 'cast') continue;
+      const stored = this.#folder.dtypeOf(name);
+      const elements = Staging.pieceElements(device, { dtype: stored }, count(shape));
+      if (device !== 'cpu') raw = Math.max(raw, dtypeBytes(stored, elements));
+      if (source !== 'quantize') continue;
+      if (this.#rounds(name)) rounded = Math.max(rounded, dtypeBytes('bf16', elements));
+      scales = Math.max(scales, scaleBytes(count(shape)));
     }
-    return most;
+    return (raw + rounded + scales) * (device === 'cpu' ? 1 : CUDA_LOADERS);
   }
 
   place(name: string): Place {
@@ -88,16 +102,34 @@ export class FrozenWeights {
     return place;
   }
 
-  /** Loads every tensor. `onProgress` hears of bytes done and bytes in all. */
-  async load(device: Device, onProgress?: (done: number, total: number) => void, signal?: AbortSignal): Promise<void> {
-    const total = this.bytes;
+  /** Loads every tensor. `onProgress` hears of bytes done and bytes in all. ERR_CANCELLED, ERR_OUT_OF_MEMORY. */
+  async load(onProgress?: (done: number, total: number) => void, signal?: AbortSignal): Promise<void> {
+    const { device } = this.#options;
+    const total = this.#sum;
     let done = 0;
-    for (const tensor of this.#tensors.values()) {
-      if (signal?.aborted) throw new VltuneError('ERR_CANCELLED', 'loading was cancelled');
-      this.#places.set(tensor.name, await this.#load(tensor, device));
-      done += tensor.bytes;
-      onProgress?.(done, total);
-    }
+    let failed = false;
+    const block = device === 'cpu' ? undefined : this.#allocate(this.#blockBytes);
+    const queue = this.#tensors.values();
+    const loader = async (): Promise<void> => {
+      const staging = new Staging(device);
+      try {
+        for (const tensor of queue) {
+          if (failed) return;
+          if (signal?.aborted) throw new VltuneError('ERR_CANCELLED', 'loading was cancelled');
+          this.#places.set(tensor.name, await this.#load(tensor, staging, block));
+          done += tensor.bytes;
+          onProgress?.(done, total);
+        }
+      } catch (error) {
+        failed = true;
+        throw error;
+      } finally {
+        staging.release();
+      }
+    };
+    // All loaders are at rest before anyone frees what they write to.
+    const loaders = await Promise.allSettled(Array.from({ length: device === 'cpu' ? 1 : CUDA_LOADERS }, loader));
+    for (const outcome of loaders) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
   release(): void {
@@ -108,29 +140,25 @@ export class FrozenWeights {
   #plan(name: string, shape: readonly number[], isLinear: boolean): void {
     if (this.#options.skip(name)) return;
     const numel = count(shape);
-    if (this.#folder.nf4(name)) {
-      this.#tensors.set(name, { name, shape, dtype: 'nf4', source: 'prequantized', bytes: this.#folder.nf4(name)!.bytes });
+    const stored = this.#folder.nf4(name);
+    if (stored) {
+      const bytes = this.#options.device === 'cpu' ? stored.bytes : nf4Bytes(numel, stored.doubleQuant);
+      this.#add({ name, shape, dtype: 'nf4', source: 'prequantized', bytes });
       return;
     }
     if (isLinear && this.#options.loadIn4bit) {
-      this.#tensors.set(name, {
-        name,
-        shape,
-        dtype: 'nf4',
-        source: 'quantize',
-        bytes: nf4Bytes(numel, this.#options.doubleQuant),
-      });
+      this.#add({ name, shape, dtype: 'nf4', source: 'quantize', bytes: nf4Bytes(numel, this.#options.doubleQuant) });
       return;
     }
-    const stored = this.#folder.dtypeOf(name);
-    const dtype: DType = this.#rounds(name) ? 'bf16' : stored === 'f16' && shape.length === 1 ? 'f32' : stored;
-    this.#tensors.set(name, {
-      name,
-      shape,
-      dtype,
-      source: dtype === stored ? 'mapped' : 'cast',
-      bytes: dtypeBytes(dtype, numel),
-    });
+    const storedAs = this.#folder.dtypeOf(name);
+    const dtype: DType = this.#rounds(name) ? 'bf16' : storedAs === 'f16' && shape.length === 1 ? 'f32' : storedAs;
+    this.#add({ name, shape, dtype, source: dtype === storedAs ? 'mapped' : 'cast', bytes: dtypeBytes(dtype, numel) });
+  }
+
+  #add(tensor: Omit<FrozenTensor, 'offset'>): void {
+    this.#tensors.set(tensor.name, { ...tensor, offset: this.#blockBytes });
+    this.#sum += tensor.bytes;
+    this.#blockBytes += align(tensor.bytes, CUDA_ALIGNMENT);
   }
 
   /** Whether a tensor is rounded to bf16 first. */
@@ -138,100 +166,94 @@ export class FrozenWeights {
     return this.#options.dtype === 'bf16' && this.#folder.dtypeOf(name) !== 'bf16';
   }
 
-  async #load(tensor: FrozenTensor, device: Device): Promise<Place> {
+  /** Loads a tensor into its part of `block`, or without one into memory of its own. */
+  async #load(tensor: FrozenTensor, staging: Staging, block: Storage | undefined): Promise<Place> {
     const { name, shape } = tensor;
-    if (tensor.source === 'prequantized') return this.#folder.nf4(name)!.place();
-    const ref = this.#folder.checkpoint.ref(name);
-    if (tensor.source === 'mapped') return ref;
+    if (tensor.source === 'prequantized') {
+      const mapped = this.#folder.nf4(name)!.place();
+      return block ? await this.#uploadNf4(tensor, mapped, block) : mapped;
+    }
+    const mapped = this.#folder.checkpoint.ref(name);
+    if (tensor.source === 'mapped' && !block) return mapped;
 
-    const stored = this.#folder.dtypeOf(name);
-    const source = { ...ref, dtype: stored, shape };
-    if (tensor.source === 'cast') {
-      const storage = this.#allocate(tensor.bytes, device);
-      const place = { storage, offset: 0 };
-      await addon().callAsync('cast', [source], [{ ...place, dtype: tensor.dtype, shape }], {});
-      this.#drop(name, ref);
-      return place;
-    }
-    if (!this.#rounds(name)) {
-      const place = await this.#quantize(source, device);
-      this.#drop(name, ref);
-      return place;
-    }
-    const rounded = addon().allocate(count(shape) * 2, device);
+    const place = block ? { storage: block, offset: tensor.offset } : { storage: this.#allocate(tensor.bytes), offset: 0 };
+    const source = { ...mapped, dtype: this.#folder.dtypeOf(name), shape };
     try {
-      const bf16 = { storage: rounded, offset: 0, dtype: 'bf16' as const, shape };
-      await addon().callAsync('cast', [source], [bf16], {});
-      return await this.#quantize(bf16, device);
+      if (tensor.source === 'quantize') return await this.#quantize(source, this.#rounds(name), place, staging);
+      if (tensor.source === 'cast') await staging.cast(source, { ...place, dtype: tensor.dtype, shape });
+      else await addon().copyAsync(place.storage, place.offset, mapped.storage, mapped.offset, tensor.bytes);
+      return place;
     } finally {
-      addon().release(rounded);
-      this.#drop(name, ref);
+      // The source is not needed again: its pages need not stay in memory.
+      addon().adviseUnneeded(mapped.storage, mapped.offset, this.#folder.checkpoint.get(name).bytes);
     }
   }
 
-  async #quantize(
-    source: { storage: Storage; offset: number; dtype: DType; shape: readonly number[] },
-    device: Device,
-  ): Promise<Place> {
+  /** Quantises into the place: codes, then scales. */
+  async #quantize(source: TensorRef, rounds: boolean, { storage, offset }: Place, staging: Staging): Promise<Place> {
     const numel = count(source.shape);
-    const blocks = Math.ceil(numel / NF4_BLOCK);
-    const nested = Math.ceil(blocks / NF4_NESTED_BLOCK);
-    const codeBytes = aligned(dtypeBytes('nf4', numel));
-    const absmaxAt = { dtype: 'f32' as const, shape: [blocks] };
-    if (!this.#options.doubleQuant) {
-      const storage = this.#allocate(codeBytes + blocks * 4, device);
-      const absmax = { storage, offset: codeBytes };
-      await addon().callAsync(
-        'nf4_quantize',
-        [source],
-        [
-          { storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] },
-          { ...absmax, ...absmaxAt },
-        ],
-        {},
-      );
-      return { storage, offset: 0, nf4: { absmax } };
+    const { blocks, absmaxAt, nested, nestedAt } = nf4Layout(numel, this.#options.doubleQuant);
+    const scratch = this.#options.doubleQuant ? staging.buffer('scales', scaleBytes(numel)) : undefined;
+    const absmax = scratch ? { storage: scratch, offset: 0 } : { storage, offset: offset + absmaxAt };
+    for await (const piece of staging.pieces(source)) {
+      const shape = [piece.count];
+      let ref: TensorRef = { ...piece.ref, shape };
+      if (rounds) {
+        const rounded = staging.buffer('rounded', dtypeBytes('bf16', piece.count));
+        const bf16 = { storage: rounded, offset: 0, dtype: 'bf16' as const, shape };
+        await addon().callAsync('cast', [ref], [bf16], {});
+        ref = bf16;
+      }
+      const first = piece.from / NF4_BLOCK;
+      const codes = { storage, offset: offset + piece.from / 2, dtype: 'u8' as const, shape: [Math.ceil(piece.count / 2)] };
+      const scales = {
+        ...absmax,
+        offset: absmax.offset + first * 4,
+        dtype: 'f32' as const,
+        shape: [Math.ceil(piece.count / NF4_BLOCK)],
+      };
+      await addon().callAsync('nf4_quantize', [ref], [codes, scales], {});
     }
-    const storage = this.#allocate(codeBytes + aligned(blocks) + nested * 4, device);
-    const scratch = addon().allocate(aligned(blocks * 4) + 4, device);
-    try {
-      const absmax = { storage: scratch, offset: 0, ...absmaxAt };
-      const absmaxU8 = { storage, offset: codeBytes };
-      const nestedAbsmax = { storage, offset: codeBytes + aligned(blocks) };
-      const offset = { storage: scratch, offset: aligned(blocks * 4) };
-      await addon().callAsync(
-        'nf4_quantize',
-        [source],
-        [{ storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, absmax],
-        {},
-      );
-      await addon().callAsync(
-        'nf4_quantize_absmax',
-        [absmax],
-        [
-          { ...absmaxU8, dtype: 'u8', shape: [blocks] },
-          { ...nestedAbsmax, dtype: 'f32', shape: [nested] },
-          { ...offset, dtype: 'f32', shape: [1] },
-        ],
-        {},
-      );
-      const nestedOffset = new Float32Array(1);
-      addon().read(scratch, offset.offset, nestedOffset);
-      return { storage, offset: 0, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nestedOffset[0]! } };
-    } finally {
-      addon().release(scratch);
-    }
+    if (!scratch) return { storage, offset, nf4: { absmax } };
+    const absmaxU8 = { storage, offset: offset + absmaxAt };
+    const nestedAbsmax = { storage, offset: offset + nestedAt };
+    const mean = { storage: scratch, offset: aligned(blocks * 4) };
+    await addon().callAsync(
+      'nf4_quantize_absmax',
+      [{ ...absmax, dtype: 'f32', shape: [blocks] }],
+      [
+        { ...absmaxU8, dtype: 'u8', shape: [blocks] },
+        { ...nestedAbsmax, dtype: 'f32', shape: [nested] },
+        { ...mean, dtype: 'f32', shape: [1] },
+      ],
+      {},
+    );
+    const nestedOffset = new Float32Array(1);
+    addon().read(scratch, mean.offset, nestedOffset);
+    return { storage, offset, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nestedOffset[0]! } };
   }
 
-  #allocate(bytes: number, device: Device): Storage {
-    const storage = addon().allocate(bytes, device);
+  /** Copies codes and scales as the checkpoint holds them. */
+  async #uploadNf4(tensor: FrozenTensor, { storage: from, offset: codesAt, nf4 }: Place, block: Storage): Promise<Place> {
+    const numel = count(tensor.shape);
+    const { offset } = tensor;
+    const { blocks, absmaxAt, nested, nestedAt } = nf4Layout(numel, !('absmax' in nf4!));
+    const upload = async (at: number, source: { storage: Storage; offset: number }, bytes: number) => {
+      await addon().copyAsync(block, at, source.storage, source.offset, bytes);
+      addon().adviseUnneeded(source.storage, source.offset, bytes);
+      return { storage: block, offset: at };
+    };
+    const codes = await upload(offset, { storage: from, offset: codesAt }, dtypeBytes('nf4', numel));
+    if ('absmax' in nf4!) return { ...codes, nf4: { absmax: await upload(offset + absmaxAt, nf4.absmax, blocks * 4) } };
+    const absmaxU8 = await upload(offset + absmaxAt, nf4!.absmaxU8, blocks);
+    const nestedAbsmax = await upload(offset + nestedAt, nf4!.nestedAbsmax, nested * 4);
+    return { ...codes, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nf4!.nestedOffset } };
+  }
+
+  #allocate(bytes: number): Storage {
+    const storage = addon().allocate(bytes, this.#options.device);
     this.#owned.push(storage);
     return storage;
-  }
-
-  /** The source is not needed again: its pages need not stay in memory. */
-  #drop(name: string, ref: { storage: Storage; offset: number }): void {
-    addon().adviseUnneeded(ref.storage, ref.offset, this.#folder.checkpoint.get(name).bytes);
   }
 }
 
@@ -240,12 +262,24 @@ function count(shape: readonly number[]): number {
 }
 
 function aligned(bytes: number): number {
-  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  return align(bytes, ALIGNMENT);
+}
+
+/** How codes and scales lie one after the other. */
+function nf4Layout(numel: number, doubleQuant: boolean) {
+  const blocks = Math.ceil(numel / NF4_BLOCK);
+  const nested = Math.ceil(blocks / NF4_NESTED_BLOCK);
+  const absmaxAt = aligned(dtypeBytes('nf4', numel));
+  const nestedAt = absmaxAt + aligned(blocks);
+  return { blocks, nested, absmaxAt, nestedAt, bytes: doubleQuant ? nestedAt + nested * 4 : absmaxAt + blocks * 4 };
 }
 
 /** Bytes of codes and scales. */
 export function nf4Bytes(numel: number, doubleQuant: boolean): number {
-  const blocks = Math.ceil(numel / NF4_BLOCK);
-  const codes = aligned(dtypeBytes('nf4', numel));
-  return codes + (doubleQuant ? aligned(blocks) + Math.ceil(blocks / NF4_NESTED_BLOCK) * 4 : blocks * 4);
+  return nf4Layout(numel, doubleQuant).bytes;
+}
+
+/** Bytes of the scales before they are quantised, and of their mean. */
+function scaleBytes(numel: number): number {
+  return aligned(Math.ceil(numel / NF4_BLOCK) * 4) + 4;
 }

@@ -15,6 +15,8 @@ const LISTED = 5;
 export interface Nf4Stored {
   /** Codes and scales in memory. */
   readonly bytes: number;
+  /** Whether its scales are quantised too. */
+  readonly doubleQuant: boolean;
   place(): Place;
 }
 
@@ -65,7 +67,9 @@ export class ModelFolder {
   /** A tensor that is stored in 4 bits, by the name of the weight that it stands for. */
   nf4(name: string): Nf4Stored | undefined {
     const tensor = this.#nf4.get(name);
-    return tensor && { bytes: tensor.bytes, place: () => tensor.place(this.checkpoint) };
+    return (
+      tensor && { bytes: tensor.bytes, doubleQuant: tensor.nested !== undefined, place: () => tensor.place(this.checkpoint) }
+    );
   }
 
   close(): void {

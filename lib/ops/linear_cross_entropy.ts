@@ -23,6 +23,8 @@ export interface CrossEntropyOperands<T> {
   readonly targets: T;
   /** f32 [1]: what each row's loss is multiplied by, as 1 / number of target tokens. */
   readonly lossScale: T;
+  /** i32 [m]: the rows that have a target, ascending. With it a GPU does nothing for the others. */
+  readonly rows?: T | null;
 }
 
 /** `loss += lossScale * sum of -log softmax(x W^T)[target]`; with `gradients`, dx and dweight in the same pass. Returns dx. */
@@ -32,7 +34,7 @@ export function linearCrossEntropy<T extends Shaped>(
   loss: Into<T>,
   gradients: { dx: boolean; dweight: Into<T> | null } = { dx: false, dweight: null },
 ): T | null {
-  const { x, weight, targets, lossScale } = operands;
+  const { x, weight, targets, lossScale, rows = null } = operands;
   const op = 'linear_cross_entropy';
   const dtype = activationDType(op, 'x', x);
   const [n, d] = dimsOf(op, 'x', x, 2);
@@ -41,8 +43,12 @@ export function linearCrossEntropy<T extends Shaped>(
   expectDType(op, 'targets', targets, 'i32');
   expectShape(op, 'targets', targets, [n!]);
   expectShape(op, 'loss_scale', lossScale, [1]);
+  if (rows) {
+    expectDType(op, 'rows', rows, 'i32');
+    dimsOf(op, 'rows', rows, 1);
+  }
   const dx: OutputSpec | null = gradients.dx ? { name: 'dhidden', dtype, shape: x.shape } : null;
-  return b.emit(op, [x, weight, targets, lossScale], [loss, dx, gradients.dweight])[1] ?? null;
+  return b.emit(op, [x, weight, targets, lossScale, rows], [loss, dx, gradients.dweight])[1] ?? null;
 }
 
 export const linearCrossEntropyGradient: GradientRule = (g, op) => {

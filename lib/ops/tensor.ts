@@ -6,35 +6,37 @@ import type { Attrs, Builder, Into, OutputSpec, Shaped } from './builder.js';
 
 export type TypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array;
 
-/** A contiguous, row-major tensor in native memory. Freed by `release`, or when it is collected. */
+/** A contiguous, row-major tensor in the memory of a device. Freed by `release`, or when it is collected. */
 export class Tensor implements Shaped {
   readonly dtype: DType;
   readonly shape: readonly number[];
+  readonly device: Device;
   readonly ref: TensorRef;
 
-  private constructor(ref: TensorRef) {
+  private constructor(ref: TensorRef, device: Device) {
     this.ref = ref;
+    this.device = device;
     this.dtype = ref.dtype;
     this.shape = ref.shape;
   }
 
-  /** Zeros. ERR_OUT_OF_MEMORY, ERR_SHAPE. */
+  /** Zeros. ERR_OUT_OF_MEMORY, ERR_SHAPE, ERR_NO_DEVICE. */
   static zeros(shape: readonly number[], dtype: Exclude<DType, 'nf4'> = 'f32', device: Device = 'cpu'): Tensor {
     checkShape(shape);
-    return new Tensor({ storage: addon().allocate(dtypeBytes(dtype, numel(shape)), device), offset: 0, dtype, shape });
+    return new Tensor({ storage: addon().allocate(dtypeBytes(dtype, numel(shape)), device), offset: 0, dtype, shape }, device);
   }
 
   /**
    * A copy of numbers: f32 from a Float32Array (bf16 and f16 round it, or take raw bits from a Uint16Array), i32 from an
    * Int32Array, u8 from a Uint8Array.
    */
-  static from(data: TypedArray, shape: readonly number[], dtype?: Exclude<DType, 'nf4' | 'i64'>): Tensor {
+  static from(data: TypedArray, shape: readonly number[], dtype?: Exclude<DType, 'nf4' | 'i64'>, device: Device = 'cpu'): Tensor {
     const kind = dtype ?? (data instanceof Int32Array ? 'i32' : data instanceof Uint8Array ? 'u8' : 'f32');
     checkShape(shape);
     if (data.length !== numel(shape)) {
       throw new VltuneError('ERR_SHAPE', `shape [${shape.join(', ')}] holds ${numel(shape)} elements, got ${data.length}`);
     }
-    const tensor = Tensor.zeros(shape, kind);
+    const tensor = Tensor.zeros(shape, kind, device);
     addon().write(tensor.ref.storage, 0, encode(data, kind));
     return tensor;
   }
@@ -53,7 +55,15 @@ export class Tensor implements Shaped {
       scales instanceof Tensor
         ? { absmax: at(scales) }
         : { absmaxU8: at(scales.absmaxU8), nestedAbsmax: at(scales.nestedAbsmax), nestedOffset: scales.offset };
-    return new Tensor({ ...at(codes), dtype: 'nf4', shape, nf4 });
+    return new Tensor({ ...at(codes), dtype: 'nf4', shape, nf4 }, codes.device);
+  }
+
+  /** The same numbers in memory of their own on a device. An NF4 matrix is moved by its codes and scales. */
+  to(device: Device): Tensor {
+    if (this.dtype === 'nf4') throw new VltuneError('ERR_DTYPE', 'to: expected codes and scales each by itself, got nf4');
+    const copy = Tensor.zeros(this.shape, this.dtype, device);
+    addon().write(copy.ref.storage, 0, this.toBytes());
+    return copy;
   }
 
   get numel(): number {
@@ -91,7 +101,7 @@ export class Tensor implements Shaped {
   }
 }
 
-/** Runs each op on the calling thread as soon as it is named. */
+/** Runs each op as soon as it is named, on the device of its operands; outputs that it makes lie there too. */
 export class Eager implements Builder<Tensor> {
   emit(
     op: string,
@@ -99,10 +109,12 @@ export class Eager implements Builder<Tensor> {
     outputs: readonly (OutputSpec | Into<Tensor> | null)[],
     attrs: Attrs = {},
   ): (Tensor | null)[] {
+    const given = [...inputs, ...outputs.map((output) => (output && 'into' in output ? output.into : null))];
+    const device = given.find((tensor) => tensor !== null)?.device ?? 'cpu';
     const made = outputs.map((output) => {
       if (output === null) return null;
       if ('into' in output) return output.into;
-      return Tensor.zeros(output.shape as readonly number[], output.dtype as Exclude<DType, 'nf4'>);
+      return Tensor.zeros(output.shape as readonly number[], output.dtype as Exclude<DType, 'nf4'>, device);
     });
     const refs = (tensors: readonly (Tensor | null)[]) => tensors.map((tensor) => tensor?.ref ?? null);
     addon().call(op, refs(inputs), refs(made), attrs);

@@ -3,6 +3,7 @@
  * A default is the seed recipe's value where that recipe has one (batch 2, accumulation 4, warm-up 5, one epoch, learning rate
  * 2e-5, adamw_8bit, weight decay 0.01, seed 3407, length 2048, 4 bits), else that of transformers, TRL or PEFT.
  */
+import { type DeviceOption, deviceKind, deviceOption } from '../device.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
 
 export type LrSchedulerType = 'linear' | 'cosine' | 'constant' | 'constant_with_warmup';
@@ -65,9 +66,9 @@ export interface TrainArgs {
   /** NF4 with double quantisation for the frozen linear layers. */
   readonly loadIn4bit: boolean;
   readonly dtype: 'float32' | 'bfloat16';
-  readonly device: 'auto' | 'cpu';
+  readonly device: DeviceOption;
   readonly gradientCheckpointing: boolean;
-  /** Bytes that the plan must fit in; undefined: no limit. */
+  /** Bytes that the plan must fit in; undefined: no limit, with CUDA what the card has free. */
   readonly memory: number | undefined;
   /** undefined: VLTUNE_NUM_THREADS, else OMP_NUM_THREADS, else all CPUs of the process. */
   readonly threads: number | undefined;
@@ -116,7 +117,7 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     kind: 'choice',
     value: 'TYPE',
     choices: ['float32', 'bfloat16'],
-    fallback: 'float32',
+    defaultText: 'bfloat16 on a GPU, float32 on the CPU',
     group: MODEL,
     help: 'Type of activations and of weights that are not quantised',
   },
@@ -311,14 +312,7 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     help: 'Seed of data order, adapter and dropout',
   },
 
-  device: {
-    kind: 'choice',
-    value: 'DEVICE',
-    choices: ['auto', 'cpu'],
-    fallback: 'auto',
-    group: MACHINE,
-    help: 'Where to compute',
-  },
+  device: deviceOption(MACHINE),
   threads: {
     kind: 'integer',
     value: 'N',
@@ -338,9 +332,9 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
   memory: {
     kind: 'bytes',
     value: 'SIZE',
-    defaultText: 'no limit',
+    defaultText: 'no limit; on a GPU what it has free',
     group: MACHINE,
-    help: 'Fit the run into this much memory (8GB, 512MiB), recomputing as needed; refused if it cannot fit',
+    help: 'Fit the run into this much memory of the device (8GB, 512MiB), recomputing as needed; refused if it cannot fit',
   },
 
   outputDir: { kind: 'text', value: 'DIR', required: true, group: OUTPUT, help: 'Folder for the result and the checkpoints' },
@@ -448,6 +442,7 @@ function applyRules(
 
   return {
     loadIn4bit: values.fullFinetuning === true ? false : values.loadIn4bit,
+    dtype: values.dtype ?? (deviceKind(values.device as DeviceOption | undefined) === 'cuda' ? 'bfloat16' : 'float32'),
     warmupSteps: on('warmupRatio') && !on('warmupSteps') ? 0 : values.warmupSteps,
     warmupRatio: on('warmupSteps') ? 0 : values.warmupRatio,
     assistantOnlyLoss: values.textFormat === 'plain' ? false : values.assistantOnlyLoss,

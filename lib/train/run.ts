@@ -4,16 +4,18 @@ import { type BatchLimits, BatchPlan } from '../data/batches.js';
 import { type PrepareProgress, prepareDataset, type TokenDataset } from '../data/prepare.js';
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
+import { openDevice, plannedDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf, newAdapters } from '../models/adapters.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
 import { ModelFolder } from '../models/model_folder.js';
 import { Trainables } from '../models/trainables.js';
-import { addon } from '../native.js';
+import { addon, type Device } from '../native.js';
 import { type DownloadProgress, resolveModel } from '../weights/hub.js';
 import { type Adapter, readAdapter } from '../weights/lora.js';
 import type { TrainArgs } from './args.js';
 import type { RunIdentity } from './checkpoint.js';
+import { memoryBudget } from './memory_limit.js';
 import { OptimizerLayout } from './optimizer.js';
 import { totalUpdates } from './schedule.js';
 import { TrainingStep } from './training_step.js';
@@ -26,6 +28,7 @@ export interface RunHooks {
 
 export interface Run {
   readonly args: TrainArgs;
+  readonly device: Device;
   readonly model: ModelFolder;
   readonly dataset: TokenDataset;
   readonly evalDataset: TokenDataset | undefined;
@@ -39,16 +42,18 @@ export interface Run {
   readonly step: TrainingStep;
   /** Updates in all. */
   readonly totalSteps: number;
-  /** What the process held before anything was allocated for training, in bytes of resident memory. */
-  readonly processBytes: number;
-  /** The most that resident memory is expected to reach. */
+  /** What was held before anything was allocated for training: resident memory of the process, or with CUDA what the card holds. */
+  readonly baseBytes: number;
+  /** The most that resident memory, or with CUDA what the card holds, is expected to reach. */
   readonly plannedBytes: number;
 }
 
 /** What Node's heap grows by while a run goes on: batches, events, the log. */
 const HEAP_GROWTH = 4 << 20;
 
-export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Run> {
+/** `planning`: nothing will be run, so a GPU need not be there. */
+export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: boolean = false): Promise<Run> {
+  const device = planning ? plannedDevice(args.device) : openDevice(args.device);
   if (args.threads !== undefined) addon().setThreads(args.threads);
   const folder = await resolveModel(args.model, {
     revision: args.revision,
@@ -121,25 +126,31 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Ru
 
     const dtype = args.dtype === 'float32' ? 'f32' : 'bf16';
     const frozen = new FrozenWeights(model, {
+      device,
       dtype,
       loadIn4bit: args.loadIn4bit && !args.fullFinetuning,
       doubleQuant: true,
       skip: (name) => trainables.layout.get(name) !== undefined,
     });
     const optimizer = new OptimizerLayout(trainables.layout, args.optim);
-    const processBytes = process.memoryUsage.rss();
+    const { baseBytes, limit } = memoryBudget(device, args.memory, device === 'cuda' && addon().cudaInfo().available);
     const step = new TrainingStep(model.spec, frozen, trainables, optimizer, {
       dtype,
-      device: 'cpu',
+      device,
       maxTokens: limits.tokens,
       maxSequences: limits.rows,
+      maxTargets: limits.targets,
       maxGradNorm: args.maxGradNorm,
       gradientCheckpointing: args.gradientCheckpointing,
-      ...(args.memory !== undefined && { memoryLimit: args.memory }),
+      ...(limit && { memoryLimit: limit }),
     });
-    const plannedBytes = processBytes + step.memory.total + frozen.loadingBytes + HEAP_GROWTH;
+    const { total, weights } = step.memory;
+    // On a GPU what loading needs is free again before the rest is allocated.
+    const own = device === 'cpu' ? total + frozen.loadingBytes + HEAP_GROWTH : Math.max(total, weights + frozen.loadingBytes);
+    const plannedBytes = baseBytes + own;
     return {
       args,
+      device,
       model,
       dataset,
       evalDataset,
@@ -152,7 +163,7 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}): Promise<Ru
       optimizer,
       step,
       totalSteps,
-      processBytes,
+      baseBytes,
       plannedBytes,
     };
   } catch (error) {

@@ -1,8 +1,10 @@
 /** The training loop: updates over micro-batches, with logging, evaluation, checkpoints and resume. */
 import { mkdir, rmdir } from 'node:fs/promises';
 import { type Batch, buildBatch } from '../data/batches.js';
+import { openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput } from '../files.js';
+import { addon, type Device } from '../native.js';
 import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
 import {
   checkpointToResume,
@@ -35,6 +37,7 @@ export type TrainEvent =
       readonly steps: number;
       /** Updates done before, by the checkpoint that the run goes on from. */
       readonly resumed_step: number;
+      readonly device: Device;
       readonly planned_memory_bytes: number;
     }
   | {
@@ -93,12 +96,13 @@ export interface TrainResult {
  */
 export async function train(options: TrainOptions, hooks: TrainHooks = {}): Promise<TrainResult> {
   const args = resolveTrainArgs(options);
+  openDevice(args.device); // before the output folder is touched
   const resumed = await prepareOutput(args);
   const run = await openRun(args, hooks);
   try {
     const identity = identityOf(run);
     if (resumed) checkSameRun(resumed, args, identity);
-    await run.frozen.load('cpu', hooks.onLoad, hooks.signal);
+    await run.frozen.load(hooks.onLoad, hooks.signal);
     run.step.allocate();
     if (resumed) await restoreState(run, resumed);
     else await initializeParameters(run);
@@ -125,8 +129,12 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
 
 /** What a run would need, before anything is allocated. */
 export interface PlanReport {
+  readonly device: Device;
   readonly kinds: MemoryPlan;
-  /** Resident memory of the process before training: Node, its code, the tokenizer, the dataset's index. */
+  /**
+   * Taken beside those: resident memory of the process before training (Node, its code, the tokenizer, the dataset's index) and of
+   * loading; with CUDA what the card holds before.
+   */
   readonly processBytes: number;
   readonly plannedMemoryBytes: number;
   readonly steps: number;
@@ -137,11 +145,12 @@ export interface PlanReport {
   readonly trainableParameters: number;
 }
 
-/** Opens and checks everything as `train` does, and says what it would need. Nothing is allocated or written. */
+/** Opens and checks everything as `train` does, and says what it would need. Nothing is allocated or written, and no GPU is needed. */
 export async function plan(options: TrainOptions, hooks: RunHooks = {}): Promise<PlanReport> {
-  const run = await openRun(resolveTrainArgs(options), hooks);
+  const run = await openRun(resolveTrainArgs(options), hooks, true);
   try {
     return {
+      device: run.device,
       kinds: run.step.memory,
       processBytes: run.plannedBytes - run.step.memory.total,
       plannedMemoryBytes: run.plannedBytes,
@@ -219,7 +228,7 @@ class TrainingLoop {
     if (this.#args.saveStrategy !== 'no' && this.#lastSaved !== this.#done && this.#updatesHere > 0) await this.#save();
     await saveWeights(this.#run, this.#args.outputDir);
 
-    const peak = process.resourceUsage().maxRSS * 1024;
+    const peak = peakBytes(this.#run.device);
     const trainLoss = this.#updatesHere > 0 ? this.#lossSum / this.#updatesHere : 0;
     this.#emit({
       event: 'end',
@@ -381,6 +390,7 @@ class TrainingLoop {
       micro_batches_per_epoch: batches.microBatchesPerEpoch,
       steps: totalSteps,
       resumed_step: resumedStep,
+      device: this.#run.device,
       planned_memory_bytes: plannedBytes,
     });
   }
@@ -388,6 +398,14 @@ class TrainingLoop {
   #emit(event: TrainEvent): void {
     this.#hooks.onEvent?.(event);
   }
+}
+
+/** The most memory there has been: resident, or with CUDA on the card, as the driver counts it. */
+function peakBytes(device: Device): number {
+  if (device === 'cpu') return process.resourceUsage().maxRSS * 1024;
+  const { free, total } = addon().deviceMemory();
+  const { current, peak } = addon().memory('cuda');
+  return total - free + (peak - current);
 }
 
 function emptyWindow(): Window {

@@ -8,7 +8,7 @@ import { Graph, type Value, valueBytes } from '../graph/graph.js';
 import { IoBuffers } from '../graph/io.js';
 import { align, type Plan, planMemory } from '../graph/planner.js';
 import { type Place, Program } from '../graph/program.js';
-import { RECOMPUTE_LEVELS, type RecomputeLevel, recompute } from '../graph/recompute.js';
+import { blockStarts, levelsAt, type RecomputeLevel, recompute } from '../graph/recompute.js';
 import type { ModelSpec } from '../models/family.js';
 import type { FrozenWeights } from '../models/frozen_weights.js';
 import { GraphWeights } from '../models/graph_weights.js';
@@ -19,7 +19,7 @@ import { attention } from '../ops/attention.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { fill } from '../ops/elementwise.js';
 import { GRADIENT_RULES } from '../ops/gradients.js';
-import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
+import { IGNORE_INDEX, linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import type { OptimizerHyper, OptimizerLayout } from './optimizer.js';
 
 export interface StepOptions {
@@ -28,11 +28,21 @@ export interface StepOptions {
   /** Most tokens and most sequences of a micro-batch. */
   readonly maxTokens: number;
   readonly maxSequences: number;
+  /** Most tokens of a micro-batch that have a target. Default: all of them. */
+  readonly maxTargets?: number;
   readonly maxGradNorm: number;
-  /** Bytes that everything may take together; recomputation is chosen to fit. Absent: nothing is recomputed. */
-  readonly memoryLimit?: number;
+  /** What everything may take together; recomputation is chosen to fit. Absent: nothing is recomputed. */
+  readonly memoryLimit?: MemoryLimit;
   /** Recompute all but the residual stream, whatever the limit. */
   readonly gradientCheckpointing: boolean;
+}
+
+export interface MemoryLimit {
+  readonly bytes: number;
+  /** What sets it, for the message of one who cannot keep it: `--memory 8192 MiB`. */
+  readonly name: string;
+  /** How to have more: `raise --memory`. */
+  readonly remedy: string;
 }
 
 /** A packed micro-batch: n tokens of several sequences, no padding. */
@@ -55,13 +65,24 @@ export interface MemoryPlan {
   readonly arena: number;
   readonly io: number;
   readonly total: number;
+  /** The furthest that any block goes. */
   readonly recompute: RecomputeLevel;
+  /** How many of the forward pass's blocks (attention and feed-forward of a layer are one each) are made again how far. */
+  readonly recomputedBlocks: { readonly elementwise: number; readonly layers: number; readonly of: number };
 }
 
 interface Built {
   readonly graph: Graph;
   readonly plan: Plan;
-  readonly weights?: GraphWeights;
+  /** Of the forward pass: what recomputation is chosen by. */
+  readonly blocks: number;
+}
+
+/** A way to train, with what it takes. */
+interface Candidate {
+  readonly train: Built;
+  readonly io: IoBuffers;
+  readonly memory: MemoryPlan;
 }
 
 export class TrainingStep {
@@ -85,28 +106,13 @@ export class TrainingStep {
     this.#trainables = trainables;
     this.#optimizer = optimizer;
     this.#options = options;
-    this.#evaluate = this.#buildPass('evaluate', 'none');
+    this.#evaluate = this.#buildPass('evaluate', 0);
     this.#update = this.#buildUpdate();
 
-    const fits = (memory: MemoryPlan) => options.memoryLimit === undefined || memory.total <= options.memoryLimit;
-    let chosen: { train: Built; io: IoBuffers; memory: MemoryPlan } | undefined;
-    for (const level of options.gradientCheckpointing ? (['layers'] as const) : RECOMPUTE_LEVELS) {
-      const train = this.#buildPass('train', level);
-      const io = new IoBuffers([train.graph, this.#evaluate.graph, this.#update.graph]);
-      chosen = { train, io, memory: this.#memoryOf(train, io, level) };
-      if (fits(chosen.memory)) break;
-    }
-    if (!fits(chosen!.memory)) {
-      const { total, weights, arena } = chosen!.memory;
-      throw new VltuneError(
-        'ERR_OUT_OF_MEMORY',
-        `--memory ${mib(options.memoryLimit!)}: the least that trains this is ${mib(total)} (weights ${mib(weights)}, activations ${mib(arena)}, ` +
-          `with everything recomputed). Lower --max-length or --per-device-train-batch-size (now ${options.maxTokens} tokens a micro-step), or raise --memory.`,
-      );
-    }
-    this.#train = chosen!.train;
-    this.#io = chosen!.io;
-    this.memory = chosen!.memory;
+    const chosen = this.#choose();
+    this.#train = chosen.train;
+    this.#io = chosen.io;
+    this.memory = chosen.memory;
   }
 
   /** Allocates all memory and compiles the programs. The frozen weights are loaded before. */
@@ -134,16 +140,18 @@ export class TrainingStep {
     dropoutKey: readonly [number, number],
     signal?: AbortSignal,
   ): Promise<void> {
-    this.#writeBatch(batch, lossScale);
+    const targets = this.#writeBatch(batch, lossScale);
     this.#io.write('rng', Int32Array.from(dropoutKey));
-    await this.#compiled().train.run(lengths(batch), signal);
+    this.#io.flush();
+    await this.#compiled().train.run(lengths(batch, targets), signal);
   }
 
   /** The summed loss of a batch, times `lossScale`. Call it between updates: it uses the same accumulator. */
   async evaluate(batch: MicroBatch, lossScale: number, signal?: AbortSignal): Promise<number> {
-    this.#writeBatch(batch, lossScale);
+    const targets = this.#writeBatch(batch, lossScale);
     this.#io.write('loss', new Float32Array(1));
-    await this.#compiled().evaluate.run(lengths(batch), signal);
+    this.#io.flush();
+    await this.#compiled().evaluate.run(lengths(batch, targets), signal);
     const loss = this.#io.read('loss', new Float32Array(1))[0]!;
     this.#io.write('loss', new Float32Array(1));
     return loss;
@@ -153,6 +161,7 @@ export class TrainingStep {
   async update(hyper: OptimizerHyper): Promise<{ loss: number; gradNorm: number }> {
     const { learningRate, beta1, beta2, epsilon, weightDecay, step } = hyper;
     this.#io.write('hyper', Float32Array.of(learningRate, beta1, beta2, epsilon, weightDecay, step, 0, 0));
+    this.#io.flush();
     await this.#compiled().update.run({});
     const loss = this.#io.read('loss', new Float32Array(1))[0]!;
     const gradNormValue = this.#io.read('grad_norm', new Float32Array(1))[0]!;
@@ -224,10 +233,50 @@ export class TrainingStep {
 
   // ---- Programs
 
-  #buildPass(mode: 'train' | 'evaluate', level: RecomputeLevel): Built {
-    const { dtype, maxTokens, maxSequences } = this.#options;
+  /** The least recomputation that fits the limit. ERR_OUT_OF_MEMORY if none does. */
+  #choose(): Candidate {
+    const { gradientCheckpointing } = this.#options;
+    const memoryLimit = this.#options.memoryLimit?.bytes ?? Number.POSITIVE_INFINITY;
+    const most = 2 * this.#evaluate.blocks;
+    const all = () => this.#candidate(most);
+    if (gradientCheckpointing) return this.#checked(all());
+    const none = this.#candidate(0);
+    if (none.memory.total <= memoryLimit) return none;
+    // Memory falls with the setting: the first that fits lies between one that does not and one that does.
+    let fits = this.#checked(all());
+    let [below, at] = [0, most];
+    while (at - below > 1) {
+      const middle = Math.floor((below + at) / 2);
+      const candidate = this.#candidate(middle);
+      if (candidate.memory.total <= memoryLimit) [at, fits] = [middle, candidate];
+      else below = middle;
+    }
+    return fits;
+  }
+
+  #candidate(setting: number): Candidate {
+    const train = this.#buildPass('train', setting);
+    const io = new IoBuffers([train.graph, this.#evaluate.graph, this.#update.graph]);
+    return { train, io, memory: this.#memoryOf(train, io, setting) };
+  }
+
+  /** A candidate that recomputes everything, if it fits. */
+  #checked(candidate: Candidate): Candidate {
+    const { memoryLimit, maxTokens } = this.#options;
+    const { total, weights, arena } = candidate.memory;
+    if (memoryLimit === undefined || total <= memoryLimit.bytes) return candidate;
+    throw new VltuneError(
+      'ERR_OUT_OF_MEMORY',
+      `${memoryLimit.name}: the least that trains this is ${mib(total)} (weights ${mib(weights)}, activations ${mib(arena)}, ` +
+        `with everything recomputed). Lower --max-length or --per-device-train-batch-size (now ${maxTokens} tokens a micro-step), or ${memoryLimit.remedy}.`,
+    );
+  }
+
+  /** `setting`: how much is recomputed (`levelsAt`). */
+  #buildPass(mode: 'train' | 'evaluate', setting: number): Built {
+    const { dtype, device, maxTokens, maxSequences, maxTargets = maxTokens } = this.#options;
     const text = this.#spec.text;
-    const graph = new Graph({ tokens: maxTokens, bounds: maxSequences + 1 });
+    const graph = new Graph({ tokens: maxTokens, bounds: maxSequences + 1, targets: maxTargets });
     const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
       graph.value('io', name, ioDtype, shape);
     const bounds = input('bounds', 'i32', 'bounds');
@@ -239,13 +288,18 @@ export class TrainingStep {
       dtype,
       attend: (_layer, q, k, v) => attention(graph, q, k, v, bounds, heads).o,
     });
-    const targets = input('targets', 'i32', 'tokens');
-    const lossScale = input('loss_scale', 'f32', 1);
     linearCrossEntropy(
       graph,
-      { x: hidden, weight: weights.tensor(this.#spec.head), targets, lossScale },
+      {
+        x: hidden,
+        weight: weights.tensor(this.#spec.head),
+        targets: input('targets', 'i32', 'tokens'),
+        lossScale: input('loss_scale', 'f32', 1),
+        rows: input('rows', 'i32', 'targets'),
+      },
       { into: input('loss', 'f32', 1) },
     );
+    const blocks = blockStarts(graph.ops).length;
     if (mode === 'train') {
       const forwardOps = graph.ops.length;
       const gradients = new Map<Value, Value>();
@@ -253,9 +307,9 @@ export class TrainingStep {
         if (value.kind === 'param') gradients.set(value, graph.value('grad', name, 'f32', value.shape));
       }
       differentiate(graph, gradients, GRADIENT_RULES);
-      recompute(graph, forwardOps, level);
+      recompute(graph, forwardOps, levelsAt(setting, blocks));
     }
-    return { graph, plan: planMemory(graph), weights };
+    return { graph, plan: planMemory(graph, device), blocks };
   }
 
   #buildUpdate(): Built {
@@ -279,10 +333,10 @@ export class TrainingStep {
       variant,
     );
     fill(graph, { into: grads }, 0);
-    return { graph, plan: planMemory(graph) };
+    return { graph, plan: planMemory(graph, this.#options.device), blocks: 0 };
   }
 
-  #memoryOf(train: Built, io: IoBuffers, level: RecomputeLevel): MemoryPlan {
+  #memoryOf(train: Built, io: IoBuffers, setting: number): MemoryPlan {
     const params = this.#trainables.layout.elements * 4;
     const parts = {
       weights: this.#frozen.bytes,
@@ -292,7 +346,17 @@ export class TrainingStep {
       arena: Math.max(train.plan.arenaBytes, this.#evaluate.plan.arenaBytes, this.#update.plan.arenaBytes),
       io: io.bytes,
     };
-    return { ...parts, total: Object.values(parts).reduce((sum, bytes) => sum + bytes, 0), recompute: level };
+    const levels = levelsAt(setting, train.blocks);
+    return {
+      ...parts,
+      total: Object.values(parts).reduce((sum, bytes) => sum + bytes, 0),
+      recompute: levels[0] ?? 'none', // the first blocks go furthest
+      recomputedBlocks: {
+        elementwise: levels.filter((level) => level === 'elementwise').length,
+        layers: levels.filter((level) => level === 'layers').length,
+        of: levels.length,
+      },
+    };
   }
 
   #places(built: Built): Map<Value, Place> {
@@ -329,12 +393,16 @@ export class TrainingStep {
     );
   }
 
-  #writeBatch(batch: MicroBatch, lossScale: number): void {
+  /** Returns how many tokens have a target. */
+  #writeBatch(batch: MicroBatch, lossScale: number): number {
     this.#io.write('ids', batch.ids);
     this.#io.write('targets', batch.targets);
     this.#io.write('positions', batch.positions);
     this.#io.write('bounds', batch.bounds);
     this.#io.write('loss_scale', Float32Array.of(lossScale));
+    const rows = rowsWithTarget(batch.targets);
+    this.#io.write('rows', rows);
+    return rows.length;
   }
 
   #readFlat(name: string, storage: Storage): Float32Array {
@@ -361,11 +429,18 @@ export class TrainingStep {
   }
 }
 
-function lengths(batch: MicroBatch): Record<string, number> {
-  return { tokens: batch.ids.length, bounds: batch.bounds.length };
+function lengths(batch: MicroBatch, targets: number): Record<string, number> {
+  return { tokens: batch.ids.length, bounds: batch.bounds.length, targets };
 }
 
-function mib(bytes: number): string {
+function rowsWithTarget(targets: Int32Array): Int32Array {
+  const rows = new Int32Array(targets.length);
+  let count = 0;
+  for (let row = 0; row < targets.length; row++) if (targets[row] !== IGNORE_INDEX) rows[count++] = row;
+  return rows.subarray(0, count);
+}
+
+export function mib(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 }
 

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { VltuneError } from '../errors.js';
 import { writeFileAtomic } from '../files.js';
 import { initialA } from '../models/adapters.js';
+import { Staging } from '../models/staging.js';
 import { loraName } from '../models/trainables.js';
 import { addon } from '../native.js';
 import { bf16ToF32, f16ToF32, f32ToBf16 } from '../weights/float16.js';
@@ -18,15 +19,15 @@ import type { Run } from './run.js';
 export async function initializeParameters(run: Run): Promise<void> {
   const { trainables, adapter, step, args, model } = run;
   if (trainables.mode === 'full') {
-    for (const parameter of trainables.layout.parameters) {
-      const source = { ...model.checkpoint.ref(parameter.name), dtype: model.dtypeOf(parameter.name), shape: parameter.shape };
-      await addon().callAsync(
-        'cast',
-        [source],
-        [{ ...step.parameterPlace(parameter.name), dtype: 'f32', shape: parameter.shape }],
-        {},
-      );
-      addon().adviseUnneeded(source.storage, source.offset, model.checkpoint.get(parameter.name).bytes);
+    const staging = new Staging(run.device);
+    try {
+      for (const { name, shape } of trainables.layout.parameters) {
+        const source = { ...model.checkpoint.ref(name), dtype: model.dtypeOf(name), shape };
+        await staging.cast(source, { ...step.parameterPlace(name), dtype: 'f32', shape });
+        addon().adviseUnneeded(source.storage, source.offset, model.checkpoint.get(name).bytes);
+      }
+    } finally {
+      staging.release();
     }
     return;
   }

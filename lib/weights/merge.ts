@@ -5,10 +5,11 @@
  */
 import { copyFile } from 'node:fs/promises';
 import { basename, join, relative } from 'node:path';
+import { type DeviceOption, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput, type FileSink, writeFolderAtomic } from '../files.js';
 import { ModelFolder } from '../models/model_folder.js';
-import { addon, type Storage, type TensorRef } from '../native.js';
+import { addon, type Device, type Storage, type TensorRef } from '../native.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from './float16.js';
 import { checkAdapterFits, type LoraModule, readAdapter } from './lora.js';
 import { type ConvertOptions, copyEntry, copyOtherFiles, Progress } from './model_files.js';
@@ -20,6 +21,8 @@ export interface MergeOptions extends ConvertOptions {
   /** Folder of the adapter. */
   readonly adapter: string;
   readonly outputDir: string;
+  /** Where B A is multiplied; the sum is made on the CPU. Default auto: a GPU if there is one. */
+  readonly device?: DeviceOption | undefined;
 }
 
 export interface MergeResult {
@@ -34,10 +37,11 @@ const PIECE_ELEMENTS = 1 << 17;
 /**
  * Merges `adapter` into `model` and writes a model folder to `outputDir`, which must be empty or absent and is made whole or not
  * at all. Rejects with ERR_USAGE (output folder), ERR_UNSUPPORTED (a quantised base, a tied head), ERR_BAD_ADAPTER,
- * ERR_BAD_CHECKPOINT, ERR_CANCELLED, ERR_IO.
+ * ERR_BAD_CHECKPOINT, ERR_NO_DEVICE, ERR_CANCELLED, ERR_IO.
  */
 export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> {
   const { model, outputDir } = options;
+  const device = openDevice(options.device);
   await ensureEmptyOutput(outputDir);
   const adapter = await readAdapter(options.adapter);
   const folder = await ModelFolder.open(model);
@@ -77,7 +81,7 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
             name: tensor.name,
             dtype: tensor.dtype,
             shape: tensor.shape,
-            data: (sink) => mergeTensor(checkpoint, tensor, module, sink, progress),
+            data: (sink) => mergeTensor(checkpoint, tensor, module, device, sink, progress),
           };
         });
         await writeSafetensors(join(temporary, relative(checkpoint.folder, file.path)), entries, file.metadata);
@@ -96,6 +100,7 @@ async function mergeTensor(
   checkpoint: Checkpoint,
   tensor: TensorInfo,
   module: LoraModule,
+  device: Device,
   sink: FileSink,
   progress: Progress,
 ): Promise<void> {
@@ -104,7 +109,7 @@ async function mergeTensor(
   const piece = Math.min(outFeatures, Math.max(1, Math.floor(PIECE_ELEMENTS / inFeatures)));
   const owned: Storage[] = [];
   const allocate = (rows: number, columns: number): TensorRef => {
-    const storage = addon().allocate(rows * columns * 4, 'cpu');
+    const storage = addon().allocate(rows * columns * 4, device);
     owned.push(storage);
     return { storage, offset: 0, dtype: 'f32', shape: [rows, columns] };
   };

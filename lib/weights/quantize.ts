@@ -5,11 +5,13 @@
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type DeviceOption, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput, writeFolderAtomic } from '../files.js';
 import type { ModelSpec } from '../models/family.js';
 import { ModelFolder } from '../models/model_folder.js';
-import { addon, type DType, dtypeBytes, type Storage, type TensorRef } from '../native.js';
+import { Staging } from '../models/staging.js';
+import { addon, type Device, type DType, dtypeBytes, type Storage, type TensorRef } from '../native.js';
 import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
 import { type NestedScales, type Nf4Data, nf4Entries } from './bnb4bit.js';
 import { type ConvertOptions, copyEntry, copyOtherFiles, Progress } from './model_files.js';
@@ -21,6 +23,8 @@ export interface QuantizeOptions extends ConvertOptions {
   readonly outputDir: string;
   /** Quantise the scales too. Default true. */
   readonly doubleQuant?: boolean;
+  /** Default auto: a GPU if there is one. The scales' codes are those that bitsandbytes finds on that device. */
+  readonly device?: DeviceOption | undefined;
 }
 
 /** What was done. */
@@ -37,10 +41,11 @@ const COMPUTE_DTYPES: Readonly<Record<string, string>> = { F32: 'float32', BF16:
 /**
  * Quantises a model folder into `outputDir`, which must be empty or absent and is made whole or not at all. The bytes are those
  * of bitsandbytes. Rejects with ERR_USAGE (output folder), ERR_UNSUPPORTED (already quantised), ERR_BAD_CHECKPOINT,
- * ERR_CANCELLED, ERR_IO.
+ * ERR_NO_DEVICE, ERR_CANCELLED, ERR_IO.
  */
 export async function quantizeCheckpoint(options: QuantizeOptions): Promise<QuantizeResult> {
   const { model, outputDir, doubleQuant = true } = options;
+  const device = openDevice(options.device);
   await ensureEmptyOutput(outputDir);
   const folder = await ModelFolder.open(model);
   try {
@@ -57,7 +62,7 @@ export async function quantizeCheckpoint(options: QuantizeOptions): Promise<Quan
     const progress = new Progress('quantising', bytesBefore + quantizedBytes, options);
     progress.check();
 
-    const quantizer = new Quantizer(folder, doubleQuant, progress);
+    const quantizer = new Quantizer(folder, doubleQuant, device, progress);
     let bytesAfter = 0;
     await writeFolderAtomic(outputDir, async (temporary) => {
       const entries: TensorEntry[] = [];
@@ -124,11 +129,13 @@ function withQuantization(config: string, doubleQuant: boolean, computeDtype: st
 class Quantizer {
   readonly #folder: ModelFolder;
   readonly #doubleQuant: boolean;
+  readonly #device: Device;
   readonly #progress: Progress;
   #last: { name: string; data: Nf4Data } | undefined;
 
-  constructor(folder: ModelFolder, doubleQuant: boolean, progress: Progress) {
+  constructor(folder: ModelFolder, doubleQuant: boolean, device: Device, progress: Progress) {
     this.#folder = folder;
+    this.#device = device;
     this.#doubleQuant = doubleQuant;
     this.#progress = progress;
   }
@@ -151,7 +158,7 @@ class Quantizer {
     const nestedBlocks = Math.ceil(blocks / NF4_NESTED_BLOCK);
     const owned: Storage[] = [];
     const output = (dtype: DType, count: number): TensorRef => {
-      const storage = addon().allocate(dtypeBytes(dtype, count), 'cpu');
+      const storage = addon().allocate(dtypeBytes(dtype, count), this.#device);
       owned.push(storage);
       return { storage, offset: 0, dtype, shape: [count] };
     };
@@ -164,7 +171,18 @@ class Quantizer {
       const source = this.#folder.checkpoint.ref(name);
       const codes = output('u8', Math.ceil(numel / 2));
       const absmax = output('f32', blocks);
-      await addon().callAsync('nf4_quantize', [{ ...source, dtype: this.#folder.dtypeOf(name), shape }], [codes, absmax], {});
+      const staging = new Staging(this.#device);
+      try {
+        for await (const { ref, from, count } of staging.pieces({ ...source, dtype: this.#folder.dtypeOf(name), shape })) {
+          const outputs = [
+            { ...codes, offset: from / 2, shape: [Math.ceil(count / 2)] },
+            { ...absmax, offset: (from / NF4_BLOCK) * 4, shape: [Math.ceil(count / NF4_BLOCK)] },
+          ];
+          await addon().callAsync('nf4_quantize', [{ ...ref, shape: [count] }], outputs, {});
+        }
+      } finally {
+        staging.release();
+      }
       addon().adviseUnneeded(source.storage, source.offset, tensor.bytes);
       this.#progress.add(tensor.bytes);
       if (!this.#doubleQuant) return { data: { codes: bytes(codes), absmax: bytes(absmax) } };

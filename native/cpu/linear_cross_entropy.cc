@@ -32,6 +32,8 @@ Call read_call(const OpCall& call) {
   c.vocab = c.weight.shape[0];
   check_operand(call, c.targets, "targets", kIsI32, {c.n});
   check_operand(call, c.loss_scale, "loss_scale", kIsF32, {1});
+  // The list of rows spares a GPU the look at the targets; here they are read anyway.
+  if (const Tensor& rows = input(call, 4); rows.present()) check_operand(call, rows, "rows", kIsI32, {kAny});
   check_operand(call, c.loss, "loss", kIsF32, {1});
   if (c.dx.present()) check_operand(call, c.dx, "dx", dtype_bit(c.x.dtype), {c.n, c.d});
   if (c.dweight.present()) check_operand(call, c.dweight, "dweight", kIsF32, {c.vocab, c.d});

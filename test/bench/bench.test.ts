@@ -53,6 +53,7 @@ test.serial('benchmarks have names of their own', (t) => {
     'dynamic_map',
     'nf4_quantize_absmax',
     'rope_table',
+    'sample',
     'embedding_backward_sorted',
   ];
   for (const op of addon().opNames()) t.true(kernels.has(op) || untimed.includes(op), `${op} has a benchmark`);

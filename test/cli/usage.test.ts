@@ -1,10 +1,14 @@
 import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
+import { addon } from '../../lib/native.js';
 import { kebabCase } from '../../lib/options.js';
 import { TRAIN_OPTIONS } from '../../lib/train/args.js';
-import { MAIN, scratch, vltune } from './run.js';
+import { MAIN, MESSAGES, MODEL, scratch, vltune } from './run.js';
+
+const GPU = addon().cudaInfo().available;
 
 const COMMANDS = ['demo', 'convert', 'train', 'generate', 'merge', 'quantize', 'plan', 'doctor', 'bench'];
 
@@ -96,8 +100,47 @@ test('doctor tells of CPU, kernels, memory, CUDA and the model cache; as JSON to
   const report = JSON.parse(lines[0]!) as { cpu: { threads: number; kernels: string }; device: string };
   t.true(report.cpu.threads >= 1);
   t.true(['portable', 'avx2', 'avx512'].includes(report.cpu.kernels));
-  t.is(report.device, 'cpu');
+  t.is(report.device, GPU ? 'cuda' : 'cpu');
 });
+
+test('doctor names each GPU with memory and compute capability, and says where cuBLASLt is or why not', async (t) => {
+  const { stdout } = await vltune(['doctor']);
+  const { compiled, reason, devices, blas } = addon().cudaInfo();
+  if (!compiled) t.true(stdout.includes('not in this build'));
+  else if (!GPU) t.true(stdout.includes(`not usable: ${reason}`));
+  if (!compiled) return;
+  for (const gpu of devices) t.regex(stdout, new RegExp(`cuda:${gpu.index} .*compute capability ${gpu.computeCapability}`));
+  t.true(stdout.includes(blas.found ? blas.path : blas.reason || 'not looked for'));
+});
+
+(GPU ? test.skip : test)('doctor --device cuda tells all it knows before it fails for want of a GPU', async (t) => {
+  const { code, stdout, stderr } = await vltune(['doctor', '--device', 'cuda']);
+  t.is(code, 1);
+  t.true(stdout.includes('kernels'));
+  t.regex(stderr, /^vltune: --device cuda: .* --device cpu \(or auto\)\.\n$/);
+});
+
+(GPU ? test.skip : test)(
+  'no command computes on a GPU that is not there, and each says so before it writes anything',
+  async (t) => {
+    const model = ['--model', MODEL];
+    const out = join(await scratch(t), 'out');
+    for (const args of [
+      ['train', ...model, '--dataset', MESSAGES, '--output-dir', out],
+      ['generate', ...model, '--prompt', 'Hi'],
+      ['merge', ...model, '--adapter', 'none', '--output-dir', out],
+      ['quantize', ...model, '--output-dir', out],
+      ['bench'],
+      ['demo', '--output-dir', out],
+    ]) {
+      const { code, stdout, stderr } = await vltune([...args, '--device', 'cuda:0']);
+      t.is(code, 1, args[0]);
+      t.is(stdout, '', args[0]);
+      t.regex(stderr, /^vltune: --device cuda:0: /, args[0]);
+    }
+    t.false(existsSync(out));
+  },
+);
 
 test('colour only where it is wanted', async (t) => {
   const hasColour = (text: string): boolean => text.includes('\u001b[');

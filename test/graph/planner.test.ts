@@ -60,7 +60,7 @@ test('the workspace holds what the hungriest op asks for', (t) => {
   const graph = stack(1);
   const shape = (value: Value | null) =>
     value && { dtype: value.dtype, shape: value.shape.map((dim) => (dim === 'tokens' ? 96 : (dim as number))) };
-  const needs = graph.ops.map((op) => addon().workspace(op.op, op.in.map(shape), op.out.map(shape), op.attrs));
+  const needs = graph.ops.map((op) => addon().workspace(op.op, op.in.map(shape), op.out.map(shape), op.attrs, 'cpu'));
   t.is(planMemory(graph).workspaceBytes, Math.max(...needs));
 });
 

@@ -177,7 +177,13 @@ test('scratch memory for many tokens is enough for fewer', (t) => {
       [rows, 1024],
       [40_960, 1024],
     ].map((shape) => ({ dtype: 'f32' as const, shape }));
-    return addon().workspace('attention_cached', [q!, kv!, kv!, { dtype: 'i32', shape: [1] }], [q!, cache!, cache!], attrs);
+    return addon().workspace(
+      'attention_cached',
+      [q!, kv!, kv!, { dtype: 'i32', shape: [1] }],
+      [q!, cache!, cache!],
+      attrs,
+      'cpu',
+    );
   };
   const most = bytes(512);
   for (const rows of [1, 4, 8, 9, 100]) t.true(bytes(rows) <= most, `${rows} rows: ${bytes(rows)} of ${most}`);

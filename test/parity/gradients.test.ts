@@ -84,7 +84,7 @@ async function withStep<T>(
   const trainables = adapter ? adaptersOf(folder.spec, adapter, 0) : Trainables.full(folder.spec);
   const dtype = options.dtype === 'bfloat16' ? 'bf16' : 'f32';
   const skip = (name: string) => trainables.layout.get(name) !== undefined;
-  const frozen = new FrozenWeights(folder, { dtype, loadIn4bit: options.loadIn4bit, doubleQuant: true, skip });
+  const frozen = new FrozenWeights(folder, { device: 'cpu', dtype, loadIn4bit: options.loadIn4bit, doubleQuant: true, skip });
   const step = new TrainingStep(folder.spec, frozen, trainables, new OptimizerLayout(trainables.layout, options.optim), {
     dtype,
     device: 'cpu',
@@ -94,7 +94,7 @@ async function withStep<T>(
     gradientCheckpointing: variation.gradientCheckpointing ?? false,
   });
   try {
-    await frozen.load('cpu');
+    await frozen.load();
     step.allocate();
     if (adapter) {
       for (const [module, { a, b }] of adapter.tensors) {

@@ -6,11 +6,26 @@ import { BYTES, MODELS, type ModelShape, TOKENS } from '../shapes.js';
 
 /** Lengths from 20 to 60 that fill a pack. */
 const SHORT = [23, 57, 31, 44, 20, 60, 38, 27, 52, 41, 35, 49, 35];
-export const ATTENTION_PACKS: readonly { readonly name: string; readonly lengths: readonly number[] }[] = [
+interface Pack {
+  readonly name: string;
+  readonly lengths: readonly number[];
+}
+
+export const ATTENTION_PACKS: readonly Pack[] = [
   { name: `${TOKENS}`, lengths: [TOKENS] },
   { name: '2048', lengths: [2048] },
   { name: `${TOKENS}/${SHORT.length}`, lengths: SHORT },
 ];
+
+/** The same for a GPU: the seed recipe's two rows, one long row, and a full batch of short ones. */
+function cudaPacks(tokens: number): Pack[] {
+  const short = Array.from({ length: tokens / TOKENS }, () => SHORT).flat();
+  return [
+    { name: `2*${tokens / 2}`, lengths: [tokens / 2, tokens / 2] },
+    { name: `${4 * tokens}`, lengths: [4 * tokens] },
+    { name: `${tokens}/${short.length}`, lengths: short },
+  ];
+}
 const CACHE = 4096;
 
 function optionsOf({ heads, kvHeads, headDim }: ModelShape): AttentionOptions {
@@ -30,13 +45,14 @@ function operands(b: Recorder, model: ModelShape, dtype: Float, lengths: readonl
   };
 }
 
-export function attentionBenches(): Bench[] {
+export function attentionBenches(tokens: number): Bench[] {
+  const packs = tokens > TOKENS ? cudaPacks(tokens) : ATTENTION_PACKS;
   return FLOATS.flatMap((dtype) =>
     MODELS.flatMap((model): Bench[] => {
       const { heads, kvHeads, headDim } = model;
       const cacheBytes = 2 * (CACHE + 1) * kvHeads * headDim * BYTES[dtype];
       return [
-        ...ATTENTION_PACKS.flatMap(({ name, lengths }): Bench[] => {
+        ...packs.flatMap(({ name, lengths }): Bench[] => {
           const shape = `${name}x${heads}/${kvHeads}x${headDim}`;
           // Pairs of query and key that see each other; a product of the forward is 2 * headDim for each.
           const pairs = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);

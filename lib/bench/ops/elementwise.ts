@@ -6,7 +6,7 @@ import { rmsNorm, rmsNormBackward } from '../../ops/rms_norm.js';
 import { swiglu, swigluBackward } from '../../ops/swiglu.js';
 import { type Bench, FLOATS, type Float } from '../bench.js';
 import type { Recorder } from '../recorder.js';
-import { BYTES, MODELS, type ModelShape, TOKENS } from '../shapes.js';
+import { BYTES, MODELS, type ModelShape } from '../shapes.js';
 
 const EPS = 1e-6;
 
@@ -18,11 +18,11 @@ interface Mover {
   build(b: Recorder): void;
 }
 
-function rope(b: Recorder, { headDim }: ModelShape) {
+function rope(b: Recorder, { headDim }: ModelShape, tokens: number) {
   const third = Math.floor(headDim / 6);
   const positions = b.integers(
-    Int32Array.from({ length: 3 * TOKENS }, (_, i) => i % TOKENS),
-    [3, TOKENS],
+    Int32Array.from({ length: 3 * tokens }, (_, i) => i % tokens),
+    [3, tokens],
   );
   const table = ropeTable(b, positions, {
     headDim,
@@ -34,31 +34,31 @@ function rope(b: Recorder, { headDim }: ModelShape) {
   return table;
 }
 
-function movers(model: ModelShape, dtype: Float): Mover[] {
+function movers(model: ModelShape, dtype: Float, tokens: number): Mover[] {
   const { hidden, intermediate, heads, headDim } = model;
   const element = BYTES[dtype];
-  const row = TOKENS * hidden * element;
-  const gate = TOKENS * intermediate * element;
-  const queries = TOKENS * heads * headDim * element;
-  const angles = TOKENS * headDim * 4;
-  const ids = (b: Recorder) => b.integers(Int32Array.from({ length: TOKENS }, (_, i) => (i * 7919) % 32_000));
-  const vectors = (b: Recorder) => b.normal([TOKENS, hidden], dtype);
-  const gates = (b: Recorder) => b.normal([TOKENS, intermediate], dtype);
-  const heads2d = (b: Recorder) => b.normal([TOKENS, heads * headDim], dtype);
-  const d = `${TOKENS}x${hidden}`;
-  const f = `${TOKENS}x${intermediate}`;
-  const q = `${TOKENS}x${heads}x${headDim}`;
+  const row = tokens * hidden * element;
+  const gate = tokens * intermediate * element;
+  const queries = tokens * heads * headDim * element;
+  const angles = tokens * headDim * 4;
+  const ids = (b: Recorder) => b.integers(Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % 32_000));
+  const vectors = (b: Recorder) => b.normal([tokens, hidden], dtype);
+  const gates = (b: Recorder) => b.normal([tokens, intermediate], dtype);
+  const heads2d = (b: Recorder) => b.normal([tokens, heads * headDim], dtype);
+  const d = `${tokens}x${hidden}`;
+  const f = `${tokens}x${intermediate}`;
+  const q = `${tokens}x${heads}x${headDim}`;
   return [
     {
       kernel: 'rms_norm +residual',
       shape: d,
-      bytes: 4 * row + TOKENS * 4,
+      bytes: 4 * row + tokens * 4,
       build: (b) => void rmsNorm(b, vectors(b), b.normal([hidden]), EPS, vectors(b)),
     },
     {
       kernel: 'rms_norm_backward',
       shape: d,
-      bytes: 4 * row + TOKENS * 4,
+      bytes: 4 * row + tokens * 4,
       build: (b) => {
         const [dy, s, dsum, weight] = [vectors(b), vectors(b), vectors(b), b.normal([hidden])];
         const { rstd } = rmsNorm(b, s, weight, EPS);
@@ -69,15 +69,15 @@ function movers(model: ModelShape, dtype: Float): Mover[] {
     {
       kernel: 'qk_norm_rope',
       shape: q,
-      bytes: 2 * queries + angles + TOKENS * heads * 4,
-      build: (b) => void qkNormRope(b, heads2d(b), b.normal([headDim]), rope(b, model), { headDim, eps: EPS }),
+      bytes: 2 * queries + angles + tokens * heads * 4,
+      build: (b) => void qkNormRope(b, heads2d(b), b.normal([headDim]), rope(b, model, tokens), { headDim, eps: EPS }),
     },
     {
       kernel: 'qk_norm_rope_backward',
       shape: q,
-      bytes: 3 * queries + angles + TOKENS * heads * 4,
+      bytes: 3 * queries + angles + tokens * heads * 4,
       build: (b) => {
-        const [x, weight, table] = [heads2d(b), b.normal([headDim]), rope(b, model)];
+        const [x, weight, table] = [heads2d(b), b.normal([headDim]), rope(b, model, tokens)];
         const { rstd } = qkNormRope(b, x, weight, table, { headDim, eps: EPS });
         b.prepare();
         qkNormRopeBackward(b, { dy: heads2d(b), x, weight, rstd, ...table }, null, { headDim, eps: EPS });
@@ -100,26 +100,26 @@ function movers(model: ModelShape, dtype: Float): Mover[] {
     {
       kernel: 'embedding_backward',
       shape: d,
-      bytes: row + 2 * TOKENS * hidden * 4,
+      bytes: row + 2 * tokens * hidden * 4,
       build: (b) => embeddingBackward(b, ids(b), vectors(b), { into: b.zeros([32_000, hidden]) }),
     },
     {
       kernel: dtype === 'f32' ? 'cast from bf16' : 'cast from f32',
       shape: f,
-      bytes: TOKENS * intermediate * (BYTES.f32 + BYTES.bf16),
+      bytes: tokens * intermediate * (BYTES.f32 + BYTES.bf16),
       build: (b) =>
-        void cast(b, b.normal([TOKENS, intermediate], dtype === 'f32' ? 'bf16' : 'f32'), {
+        void cast(b, b.normal([tokens, intermediate], dtype === 'f32' ? 'bf16' : 'f32'), {
           dtype,
-          shape: [TOKENS, intermediate],
+          shape: [tokens, intermediate],
         }),
     },
   ];
 }
 
-export function elementwiseBenches(): Bench[] {
+export function elementwiseBenches(tokens: number): Bench[] {
   return FLOATS.flatMap((dtype) =>
     MODELS.flatMap((model) =>
-      movers(model, dtype).map(({ bytes, ...mover }): Bench => ({ ...mover, dtype, work: { bytes }, baseline: 'copy' })),
+      movers(model, dtype, tokens).map(({ bytes, ...mover }): Bench => ({ ...mover, dtype, work: { bytes }, baseline: 'copy' })),
     ),
   );
 }

@@ -1,5 +1,6 @@
 /** Every benchmark of `vltune bench`, one definition a family of ops. */
 import type { Bench } from '../bench.js';
+import { TOKENS } from '../shapes.js';
 import { adamwBenches } from './adamw.js';
 import { attentionBenches } from './attention.js';
 import { elementwiseBenches } from './elementwise.js';
@@ -7,13 +8,14 @@ import { linearBenches } from './linear.js';
 import { lossBenches } from './loss.js';
 import { nf4Benches } from './nf4.js';
 
-export function allBenches(): Bench[] {
+/** `tokens`: of a micro-batch. */
+export function allBenches(tokens: number = TOKENS): Bench[] {
   return [
-    ...linearBenches(),
-    ...attentionBenches(),
-    ...lossBenches(),
+    ...linearBenches(tokens),
+    ...attentionBenches(tokens),
+    ...lossBenches(tokens),
     ...nf4Benches(),
-    ...elementwiseBenches(),
+    ...elementwiseBenches(tokens),
     ...adamwBenches(),
   ];
 }

@@ -4,10 +4,13 @@ import { nf4Quantize, nf4QuantizeAbsmax } from '../../ops/nf4.js';
 import { Tensor } from '../../ops/tensor.js';
 import { type Bench, FLOATS, type Float } from '../bench.js';
 import type { Recorder } from '../recorder.js';
-import { MODELS, TOKENS } from '../shapes.js';
+import { MODELS } from '../shapes.js';
 
 const RANK = 16;
 const NO_GRADIENTS = { dweight: null, dbias: null, da: null, db: null };
+
+/** Rows, inputs and outputs of a layer. */
+type Shape = readonly [number, number, number];
 
 interface Layer {
   readonly x: Tensor;
@@ -23,9 +26,9 @@ export function nf4Weight(b: Recorder, out: number, width: number): Tensor {
   return Tensor.nf4([out, width], codes, { absmaxU8, nestedAbsmax, offset: offset.toFloat32()[0]! });
 }
 
-function layer(b: Recorder, dtype: Float, width: number, out: number, base: 'dense' | 'nf4'): Layer {
+function layer(b: Recorder, dtype: Float, [tokens, width, out]: Shape, base: 'dense' | 'nf4'): Layer {
   return {
-    x: b.normal([TOKENS, width], dtype),
+    x: b.normal([tokens, width], dtype),
     weight: base === 'nf4' ? nf4Weight(b, out, width) : b.normal([out, width], dtype, 0.02),
     lora: { a: b.normal([RANK, width], 'f32', 0.02), b: b.normal([out, RANK], 'f32', 0.02), scale: 2, dropout: 0, site: 0 },
   };
@@ -33,12 +36,13 @@ function layer(b: Recorder, dtype: Float, width: number, out: number, base: 'den
 
 function backward(b: Recorder, { x, weight, lora }: Layer, dtype: Float, withLora: boolean): void {
   const [out, width] = weight.shape as [number, number];
-  const dy = b.normal([TOKENS, out], dtype);
+  const tokens = x.shape[0]!;
+  const dy = b.normal([tokens, out], dtype);
   if (!withLora) {
     linearBackward(b, { dy, x: null, weight, a: null, b: null, u: null, rng: null }, { ...NO_GRADIENTS, dx: 'new' }, {});
     return;
   }
-  const u = b.normal([TOKENS, RANK]);
+  const u = b.normal([tokens, RANK]);
   const gradients = {
     ...NO_GRADIENTS,
     dx: 'new' as const,
@@ -60,18 +64,18 @@ export function productBench(dtype: Float, rows: number, width: number, out: num
   };
 }
 
-export function linearBenches(): Bench[] {
+export function linearBenches(tokens: number): Bench[] {
   return FLOATS.flatMap((dtype) =>
     MODELS.flatMap(({ hidden: width, intermediate: out }) => {
-      const shape = `${TOKENS}x${width}x${out}`;
-      const product = 2 * TOKENS * width * out;
-      const adapter = 2 * TOKENS * RANK * (width + out);
-      const bare = productBench(dtype, TOKENS, width, out);
+      const shape = `${tokens}x${width}x${out}`;
+      const product = 2 * tokens * width * out;
+      const adapter = 2 * tokens * RANK * (width + out);
+      const bare = productBench(dtype, tokens, width, out);
       const bareForward = { name: 'bare product', work: bare.work, build: bare.build };
       const bareBackward = {
         name: 'bare product',
         work: bare.work,
-        build: (b: Recorder) => backward(b, layer(b, dtype, width, out, 'dense'), dtype, false),
+        build: (b: Recorder) => backward(b, layer(b, dtype, [tokens, width, out], 'dense'), dtype, false),
       };
       return [
         bare,
@@ -91,7 +95,7 @@ export function linearBenches(): Bench[] {
             work: { flops: product + adapter },
             baseline: bareForward,
             build: (b: Recorder) => {
-              const { x, weight, lora } = layer(b, dtype, width, out, base);
+              const { x, weight, lora } = layer(b, dtype, [tokens, width, out], base);
               linear(b, x, { weight, lora });
             },
           },
@@ -101,7 +105,7 @@ export function linearBenches(): Bench[] {
             dtype,
             work: { flops: product + 2 * adapter },
             baseline: bareBackward,
-            build: (b: Recorder) => backward(b, layer(b, dtype, width, out, base), dtype, true),
+            build: (b: Recorder) => backward(b, layer(b, dtype, [tokens, width, out], base), dtype, true),
           },
         ]),
       ];

@@ -1,0 +1,70 @@
+/** Where to compute: the one place that settles a device option. */
+import { VltuneError } from './errors.js';
+import { addon, type CudaInfo, type Device } from './native.js';
+import { expectation, type OptionSpec, showValue } from './options.js';
+
+/** `auto`: the GPU if there is one that vltune can use, else the CPU. `cuda:1`: the GPU of that number; `cuda`: the first. */
+export type DeviceOption = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
+
+/** The option as every command takes it. */
+export function deviceOption(group: string): OptionSpec {
+  return {
+    kind: 'device',
+    value: 'DEVICE',
+    fallback: 'auto',
+    defaultText: 'auto: a GPU if there is one',
+    group,
+    help: 'Where to compute: auto, cpu, cuda, or cuda:N for GPU N',
+  };
+}
+
+/** The kind of device that an option means on this machine. Nothing is opened. */
+export function deviceKind(option: DeviceOption | undefined): Device {
+  if (option === undefined || option === 'auto') return addon().cudaInfo().available ? 'cuda' : 'cpu';
+  return option === 'cpu' ? 'cpu' : 'cuda';
+}
+
+/**
+ * The device to compute on, chosen in native code if the option names one of several. ERR_NO_DEVICE says what was found and what
+ * to do.
+ */
+export function openDevice(option: DeviceOption | undefined): Device {
+  const index = indexOf(option);
+  if (deviceKind(option) === 'cpu') return 'cpu';
+  const cuda = addon().cudaInfo();
+  if (!cuda.available) throw noDevice(option!, cuda);
+  if (index !== undefined) {
+    if (!cuda.devices.some((device) => device.index === index)) {
+      const found = cuda.devices.map(({ index: number, name }) => `cuda:${number} (${name})`).join(', ');
+      throw new VltuneError('ERR_NO_DEVICE', `--device ${option}: there is no such GPU; found ${found}`);
+    }
+    addon().selectDevice(index);
+  }
+  return 'cuda';
+}
+
+/** The device to plan for, which need not be there: a plan is made of shapes. ERR_NO_DEVICE if this build does not know its kernels. */
+export function plannedDevice(option: DeviceOption | undefined): Device {
+  indexOf(option);
+  if (deviceKind(option) === 'cpu') return 'cpu';
+  const cuda = addon().cudaInfo();
+  if (!cuda.compiled) throw noDevice(option!, cuda);
+  return cuda.available ? openDevice(option) : 'cuda';
+}
+
+/** N of `cuda:N`. ERR_USAGE if the option is none of its forms, as a caller without the compiler's help may pass. */
+function indexOf(option: DeviceOption | undefined): number | undefined {
+  const match = /^(?:auto|cpu|cuda|cuda:(\d{1,3}))$/.exec(option ?? 'auto');
+  if (!match) {
+    throw new VltuneError('ERR_USAGE', `device: expected ${expectation(deviceOption(''))}, got ${showValue(option)}`);
+  }
+  return match[1] === undefined ? undefined : Number(match[1]);
+}
+
+function noDevice(option: string, { compiled, reason, driver }: CudaInfo): VltuneError {
+  const found = [reason || 'no usable GPU', ...(driver ? [`driver ${driver}`] : [])].join('; ');
+  const remedy = compiled
+    ? 'Look at nvidia-smi and vltune doctor, or compute on the CPU with --device cpu (or auto)'
+    : 'Install a build of vltune with CUDA, or compute on the CPU with --device cpu (or auto)';
+  return new VltuneError('ERR_NO_DEVICE', `--device ${option}: ${found}. ${remedy}.`);
+}

@@ -1,0 +1,35 @@
+/** How much memory a run may take, and what is taken before it begins. */
+import { addon, type Device } from '../native.js';
+import { type MemoryLimit, mib } from './training_step.js';
+
+/** What the driver takes for a process on a GPU (its context, the kernels' code, cuBLASLt's own), about. */
+const CUDA_CONTEXT_BYTES = 600 << 20;
+/** Of a GPU's free memory, what is left free: others' needs come and go. */
+const CUDA_RESERVE = 0.05;
+
+export interface MemoryBudget {
+  /** Taken before anything is allocated for training. CPU: resident memory of the process. CUDA: what the card holds. */
+  readonly baseBytes: number;
+  readonly limit: MemoryLimit | undefined;
+}
+
+/**
+ * `memory`: the option. On the CPU it limits what training takes beside the process; on a GPU what the card holds in all, and the
+ * default is what it has free. `planning`: the GPU may be absent, and then only the option limits.
+ */
+export function memoryBudget(device: Device, memory: number | undefined, isThere: boolean): MemoryBudget {
+  if (device === 'cpu') {
+    const limit = memory === undefined ? undefined : { bytes: memory, name: `--memory ${mib(memory)}`, remedy: 'raise --memory' };
+    return { baseBytes: process.memoryUsage.rss(), limit };
+  }
+  const card = isThere ? addon().deviceMemory() : undefined;
+  const baseBytes = Math.max(CUDA_CONTEXT_BYTES, card ? card.total - card.free : 0);
+  if (memory !== undefined) {
+    const name = `--memory ${mib(memory)}, of which the driver and other programs have ${mib(baseBytes)}`;
+    return { baseBytes, limit: { bytes: memory - baseBytes, name, remedy: 'raise --memory' } };
+  }
+  if (!card) return { baseBytes, limit: undefined };
+  const bytes = Math.floor(card.free * (1 - CUDA_RESERVE));
+  const name = `the GPU has ${mib(card.free)} free of ${mib(card.total)}, of which ${mib(bytes)} may be used`;
+  return { baseBytes, limit: { bytes, name, remedy: 'end what else runs on the GPU' } };
+}
