@@ -8,5 +8,8 @@ namespace vltune::cuda {
 
 bool attention_forward_sm90(const OpCall& call);
 size_t attention_forward_sm90_workspace(const OpCall& call);
+// The same bits at every run: the parts of dQ are added in a fixed order.
+bool attention_backward_sm90(const OpCall& call);
+size_t attention_backward_sm90_workspace(const OpCall& call);
 
 }  // namespace vltune::cuda

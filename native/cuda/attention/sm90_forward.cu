@@ -17,7 +17,7 @@ using namespace sm90;
 
 constexpr int kStages = 2;                      // tiles of keys, and of values, that are there or on their way
 constexpr int kComputeWarps = 8, kThreads = 32 * (kComputeWarps + 4);
-constexpr int kLoadRegisters = 40, kComputeRegisters = 232;
+[[maybe_unused]] constexpr int kLoadRegisters = 40, kComputeRegisters = 232;
 constexpr int kTurn = 1, kStore = 3;            // named barriers, one for each computing warpgroup
 
 struct Work {
