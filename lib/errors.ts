@@ -18,6 +18,7 @@ export type ErrorCode =
   | 'ERR_ARGUMENT'
   | 'ERR_OUT_OF_MEMORY'
   | 'ERR_NO_DEVICE'
+  | 'ERR_DEVICE' // a kernel could not be launched, or the GPU was lost
   | 'ERR_INTERNAL';
 
 export class VltuneError extends Error {

@@ -169,10 +169,11 @@ Napi::Value run(const Napi::CallbackInfo& info) {
     std::vector<int64_t> lengths;
     for (const std::string& name : executable->program().dim_names)
       lengths.push_back(static_cast<int64_t>(bytes_argument(dims.Get(name), name.c_str())));
+    const auto repeats = info[2].IsUndefined() ? 1 : static_cast<int>(bytes_argument(info[2], "repeats"));
     VLTUNE_CHECK(executable->acquire(), "ERR_ARGUMENT", "this program is running already");
     try {
       return PromiseWorker::start(
-          info.Env(), [executable, lengths] { executable->run(lengths); }, [executable] { executable->release(); });
+          info.Env(), [executable, lengths, repeats] { executable->run(lengths, repeats); }, [executable] { executable->release(); });
     } catch (...) {
       executable->release();
       throw;

@@ -14,7 +14,9 @@ bool is_open = false;
 // "CUDA driver version is insufficient", "no CUDA-capable device is detected" and the like, in words that help.
 [[noreturn]] void no_device(cudaError_t error) {
   cudaGetLastError();
-  VLTUNE_FAIL("ERR_NO_DEVICE", "no CUDA device: %s", cudaGetErrorString(error));
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  VLTUNE_FAIL("ERR_NO_DEVICE", "no CUDA device: %s", driver == 0 ? "no NVIDIA driver was found" : cudaGetErrorString(error));
 }
 
 }  // namespace

@@ -104,10 +104,10 @@ __device__ inline void barrier_init_fence() { asm volatile("fence.mbarrier_init.
 __device__ inline void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// On a barrier of another block of the cluster (or one's own), by its own address and the block's rank.
+// On a barrier of another block of the cluster (or one's own), by its own address and the block's rank. Orders what wgmma read before
+// (after wgmma_wait); a release at the scope of the cluster would order ordinary writes too, and cost a fence of all memory.
 __device__ inline void barrier_arrive_cluster(uint32_t barrier, uint32_t rank) {
-  asm volatile("{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
-                   barrier),
+  asm volatile("{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
                "r"(rank)
                : "memory");
 }
@@ -131,15 +131,6 @@ __device__ inline bool barrier_test(uint32_t barrier, uint32_t parity) {
                : "memory");
   return done != 0;
 }
-// The same, for a barrier that blocks of the cluster arrive on: what they did before is visible here.
-__device__ inline void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@done bra.uni finished;\nbra.uni "
-      "again;\nfinished:\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
 // ---- Barriers among some threads of a block (id 1..15; 0 is __syncthreads) ----
 
 __device__ inline void named_barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

@@ -54,12 +54,13 @@ template <Use kUse, class Word> __device__ inline void store_word(Word* p, Word 
 }
 
 template <int kBytes> struct WordOf;
+template <> struct WordOf<1> { using type = unsigned char; };
 template <> struct WordOf<2> { using type = unsigned short; };
 template <> struct WordOf<4> { using type = unsigned; };
 template <> struct WordOf<8> { using type = uint2; };
 template <> struct WordOf<16> { using type = uint4; };
 
-// N elements as they lie in memory, N * sizeof(T) being 2, 4, 8 or a multiple of 16.
+// N elements as they lie in memory, N * sizeof(T) being 1, 2, 4, 8 or a multiple of 16.
 template <class T, int N> struct Packed {
   static constexpr int kBytes = N * static_cast<int>(sizeof(T));
   using Word = typename WordOf<(kBytes < kVectorBytes ? kBytes : kVectorBytes)>::type;

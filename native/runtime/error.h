@@ -1,5 +1,5 @@
 // The one error type of native code. The binding turns it into a JavaScript Error with `.code`.
-// Codes are part of the public API: ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT, ERR_OUT_OF_MEMORY, ERR_NO_DEVICE,
+// Codes are part of the public API: ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT, ERR_OUT_OF_MEMORY, ERR_NO_DEVICE, ERR_DEVICE,
 // ERR_IO, ERR_CANCELLED, ERR_INTERNAL.
 #pragma once
 #include <stdexcept>

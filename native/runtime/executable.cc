@@ -101,14 +101,14 @@ std::vector<Executable::Time> Executable::times() const {
   return times;
 }
 
-void Executable::run(const std::vector<int64_t>& lengths) {
+void Executable::run(const std::vector<int64_t>& lengths, int repeats) {
   for (size_t i = 0; i < lengths.size(); ++i) {
     VLTUNE_CHECK(lengths[i] >= 0 && lengths[i] <= program_.dim_limits[i], "ERR_SHAPE",
                  "dimension %s: expected 0 to %lld, got %lld", program_.dim_names[i].c_str(),
                  static_cast<long long>(program_.dim_limits[i]), static_cast<long long>(lengths[i]));
   }
-  if (device_ == Device::Cuda) run_on_cuda(lengths);
-  else run_on_cpu(lengths);
+  if (device_ == Device::Cuda) return run_on_cuda(lengths, repeats);
+  for (int i = 0; i < repeats; ++i) run_on_cpu(lengths);
 }
 
 void Executable::run_on_cpu(const std::vector<int64_t>& lengths) {
@@ -125,22 +125,21 @@ void Executable::run_on_cpu(const std::vector<int64_t>& lengths) {
 }
 
 // The host is far ahead of the GPU, so a cancellation is seen while ops are handed over, or not at all.
-void Executable::run_on_cuda(const std::vector<int64_t>& lengths) {
-  std::vector<int64_t> nanoseconds;
-  const bool timed = profiling_.load();
-  runner_->run(
-      lengths,
-      [&](gpu::Queue& queue) {
-        for (Step& step : steps_) {
-          if (cancelled_.exchange(false)) VLTUNE_FAIL("ERR_CANCELLED", "the run was cancelled");
-          OpCall op = prepare(step, lengths, nullptr);
-          queue.run(*step.entry, op);
-        }
-      },
-      timed ? &nanoseconds : nullptr);
-  for (size_t i = 0; i < nanoseconds.size(); ++i) {
-    timers_[i].nanoseconds.fetch_add(nanoseconds[i], std::memory_order_relaxed);
-    timers_[i].calls.fetch_add(1, std::memory_order_relaxed);
+void Executable::run_on_cuda(const std::vector<int64_t>& lengths, int repeats) {
+  const auto enqueue = [&](gpu::Queue& queue) {
+    for (Step& step : steps_) {
+      if (cancelled_.exchange(false)) VLTUNE_FAIL("ERR_CANCELLED", "the run was cancelled");
+      OpCall op = prepare(step, lengths, nullptr);
+      queue.run(*step.entry, op);
+    }
+  };
+  if (!profiling_.load()) return runner_->run(lengths, enqueue, repeats);
+  for (int i = 0; i < repeats; ++i) {
+    const std::vector<int64_t> nanoseconds = runner_->run_timed(enqueue);
+    for (size_t k = 0; k < nanoseconds.size(); ++k) {
+      timers_[k].nanoseconds.fetch_add(nanoseconds[k], std::memory_order_relaxed);
+      timers_[k].calls.fetch_add(1, std::memory_order_relaxed);
+    }
   }
 }
 

@@ -45,8 +45,8 @@ class Executable {
   // ERR_ARGUMENT: an op that does not exist, or a workspace too small for the largest lengths.
   explicit Executable(Program program);
 
-  // Runs all ops with the given lengths of the named dimensions. ERR_CANCELLED if cancel() was called meanwhile.
-  void run(const std::vector<int64_t>& lengths);
+  // Runs all ops with the given lengths of the named dimensions, `repeats` times. ERR_CANCELLED if cancel() was called meanwhile.
+  void run(const std::vector<int64_t>& lengths, int repeats = 1);
   void cancel() { cancelled_.store(true); }
   // Takes the executable for one run; false if a run is under way.
   bool acquire() {
@@ -82,7 +82,7 @@ class Executable {
   // The step's call with its operands at these lengths and its scratch memory: checked, and ready to run.
   OpCall prepare(Step& step, const std::vector<int64_t>& lengths, ThreadPool* pool) const;
   void run_on_cpu(const std::vector<int64_t>& lengths);
-  void run_on_cuda(const std::vector<int64_t>& lengths);
+  void run_on_cuda(const std::vector<int64_t>& lengths, int repeats);
 
   Program program_;
   Device device_ = Device::Cpu;

@@ -65,8 +65,10 @@ class Queue {
 class Runner {
  public:
   virtual ~Runner() = default;
-  // Waits for the end; throws what a kernel reported. `nanoseconds`, if given, gets the time of each op, and no graph is used.
-  virtual void run(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue, std::vector<int64_t>* nanoseconds) = 0;
+  // Runs the list `repeats` times, waits for the end and throws what a kernel reported.
+  virtual void run(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue, int repeats) = 0;
+  // Runs it once, without a graph: the nanoseconds of each op.
+  virtual std::vector<int64_t> run_timed(const std::function<void(Queue&)>& enqueue) = 0;
 };
 std::unique_ptr<Runner> make_runner();
 

@@ -1,0 +1,301 @@
+#include "../ops/rms_norm.h"
+
+#include "../ops/check.h"
+#include "row_ranges.cuh"
+#include "vector.cuh"
+
+namespace vltune::cuda {
+namespace {
+
+// A row is held in the registers of kThreads threads, kVectors vectors each, so memory is read once and written once. One warp can hold a
+// short row: then a block takes several. Rows too long or not aligned go through loops that read them twice.
+constexpr int kVectors = 2, kLoopThreads = 256, kShortRowBlock = 128;
+
+template <int kThreads> constexpr int kBlock = kThreads == kWarp ? kShortRowBlock : kThreads;
+
+// kThreads is 32 (then the block's warps have rows of their own) or the block's size.
+template <int kThreads> __device__ inline float row_sum(float v, float* shared) {
+  if constexpr (kThreads == kWarp) return warp_sum(v);
+  else return block_sum<kThreads>(v, shared);
+}
+
+template <class D, class W, int kThreads, int kVectors>
+__global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, const W* weight, const D* residual, float eps, int64_t n,
+                                                                  int d, D* sum, D* y, float* rstd) {
+  constexpr int N = kVector<D>;
+  __shared__ float shared[kWarp];
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
+  if (t >= n) return;
+  const int first = threadIdx.x % kThreads * N;
+  const D* row = x + t * d;
+  Packed<D, N> s[kVectors];
+  Packed<W, N> w[kVectors];
+#pragma unroll
+  for (int k = 0; k < kVectors; ++k)
+    if (const int i = first + k * kThreads * N; i < d) s[k] = load<N>(row + i);
+  if (residual) {
+    Packed<D, N> more[kVectors];
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; i < d) more[k] = load<N>(residual + t * d + i);
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; i < d) {
+        Lanes<N> a = unpack(s[k]), b = unpack(more[k]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) a[j] += b[j];
+        s[k] = pack<D>(a);
+        store(sum + t * d + i, s[k]);
+      }
+  }
+  float squares = 0;
+#pragma unroll
+  for (int k = 0; k < kVectors; ++k)
+    if (const int i = first + k * kThreads * N; i < d) {
+      w[k] = load<N, Use::Constant>(weight + i);
+      Lanes<N> v = unpack(s[k]);
+#pragma unroll
+      for (int j = 0; j < N; ++j) squares = fmaf(v[j], v[j], squares);
+    }
+  squares = row_sum<kThreads>(squares, shared);
+  const float scale = 1.0f / sqrtf(squares / static_cast<float>(d) + eps);
+  if (first == 0) rstd[t] = scale;
+#pragma unroll
+  for (int k = 0; k < kVectors; ++k)
+    if (const int i = first + k * kThreads * N; i < d) {
+      Lanes<N> v = unpack(s[k]), factor = unpack(w[k]);
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] = factor[j] * (v[j] * scale);
+      store_lanes(y + t * d + i, v);
+    }
+}
+
+template <class D, class W>
+__global__ void __launch_bounds__(kLoopThreads) rms_norm_loop(const D* x, const W* weight, const D* residual, float eps, int64_t d, D* sum,
+                                                              D* y, float* rstd) {
+  __shared__ float shared[kWarp];
+  const int64_t t = blockIdx.x;
+  const D* s = x + t * d;
+  float squares = 0;
+  for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) {
+    float v = to_float(s[i]);
+    if (residual) {
+      const D rounded = from_float<D>(v + to_float(residual[t * d + i]));
+      sum[t * d + i] = rounded;
+      v = to_float(rounded);
+    }
+    squares = fmaf(v, v, squares);
+  }
+  squares = block_sum<kLoopThreads>(squares, shared);
+  const float scale = 1.0f / sqrtf(squares / static_cast<float>(d) + eps);
+  if (threadIdx.x == 0) rstd[t] = scale;
+  if (residual) s = sum + t * d;  // a thread reads back what it wrote itself
+  for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) y[t * d + i] = from_float<D>(to_float(weight[i]) * (to_float(s[i]) * scale));
+}
+
+// With kGradient a block takes rows blockIdx.x * range and on and leaves the sums for dweight in row blockIdx.x of `partial`.
+template <class D, class W, int kThreads, int kVectors, bool kGradient>
+__global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
+    rms_norm_backward_held(const D* dy, const D* s, const W* weight, const float* rstd, const D* dsum, int64_t n, int d, int64_t range,
+                           D* dx, float* partial) {
+  constexpr int N = kVector<D>;
+  __shared__ float shared[2][kWarp];
+  const int first = threadIdx.x % kThreads * N;
+  int64_t t, end;
+  if constexpr (kGradient) {
+    t = blockIdx.x * range;
+    end = t + range < n ? t + range : n;
+  } else {
+    t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
+    end = t < n ? t + 1 : t;
+  }
+  Lanes<N> sums[kGradient ? kVectors : 1] = {};
+  for (int turn = 0; t < end; ++t, turn ^= 1) {
+    Packed<D, N> grad[kVectors], x[kVectors], more[kVectors];
+    Packed<W, N> w[kVectors];
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; i < d) {
+        grad[k] = load<N>(dy + t * d + i);
+        x[k] = load<N>(s + t * d + i);
+      }
+    if (dsum) {
+#pragma unroll
+      for (int k = 0; k < kVectors; ++k)
+        if (const int i = first + k * kThreads * N; i < d) more[k] = load<N>(dsum + t * d + i);
+    }
+    const float scale = rstd[t];
+    float dot = 0;
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; i < d) {
+        w[k] = load<N, Use::Constant>(weight + i);
+        Lanes<N> g = unpack(grad[k]), v = unpack(x[k]), factor = unpack(w[k]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) dot = fmaf(g[j] * factor[j], v[j] * scale, dot);
+      }
+    dot = row_sum<kThreads>(dot, shared[turn]);
+    const float mean = dot / static_cast<float>(d);
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; i < d) {
+        Lanes<N> g = unpack(grad[k]), v = unpack(x[k]), factor = unpack(w[k]), result;
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+          const float xhat = v[j] * scale;
+          result[j] = scale * fmaf(-xhat, mean, g[j] * factor[j]);
+          if constexpr (kGradient) sums[k][j] = fmaf(g[j], xhat, sums[k][j]);
+        }
+        if (dsum) {
+          Lanes<N> b = unpack(more[k]);
+#pragma unroll
+          for (int j = 0; j < N; ++j) result[j] += b[j];
+        }
+        store_lanes(dx + t * d + i, result);
+      }
+  }
+  if constexpr (kGradient) {
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; i < d) store_lanes(partial + static_cast<int64_t>(blockIdx.x) * d + i, sums[k]);
+  }
+}
+
+template <class D, class W>
+__global__ void __launch_bounds__(kLoopThreads) rms_norm_backward_loop(const D* dy, const D* s, const W* weight, const float* rstd,
+                                                                       const D* dsum, int64_t n, int64_t d, int64_t range, D* dx,
+                                                                       float* partial) {
+  __shared__ float shared[2][kWarp];
+  const int64_t begin = blockIdx.x * range, end = begin + range < n ? begin + range : n;
+  if (partial) partial += blockIdx.x * d;
+  for (int64_t t = begin; t < end; ++t) {
+    const float scale = rstd[t];
+    float dot = 0;
+    for (int64_t i = threadIdx.x; i < d; i += kLoopThreads)
+      dot = fmaf(to_float(dy[t * d + i]) * to_float(weight[i]), to_float(s[t * d + i]) * scale, dot);
+    const float mean = block_sum<kLoopThreads>(dot, shared[t & 1]) / static_cast<float>(d);
+    for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) {
+      const float grad = to_float(dy[t * d + i]), xhat = to_float(s[t * d + i]) * scale;
+      float result = scale * fmaf(-xhat, mean, grad * to_float(weight[i]));
+      if (dsum) result += to_float(dsum[t * d + i]);
+      dx[t * d + i] = from_float<D>(result);
+      if (partial) partial[i] = fmaf(grad, xhat, t == begin ? 0.0f : partial[i]);
+    }
+  }
+}
+
+// Calls body(threads) with the fewest threads that hold a row of this many vectors, or returns false.
+template <class Body> bool with_row_threads(int64_t vectors, Body&& body) {
+  if (vectors == 0) return false;
+  if (vectors <= kVectors * 32) body(std::integral_constant<int, 32>{});
+  else if (vectors <= kVectors * 128) body(std::integral_constant<int, 128>{});
+  else if (vectors <= kVectors * 256) body(std::integral_constant<int, 256>{});
+  else if (vectors <= kVectors * 512) body(std::integral_constant<int, 512>{});
+  else return false;
+  return true;
+}
+
+template <class D, class W>
+void launch_forward(const OpCall& call, const D* x, const W* weight, const D* residual, float eps, int64_t n, int64_t d, D* sum, D* y,
+                    float* rstd) {
+  constexpr int N = kVector<D>;
+  const bool aligned = d % N == 0 && all_aligned(kVectorBytes, x, weight, residual, sum, y);
+  const bool held = aligned && with_row_threads(d / N, [&](auto threads) {
+    constexpr int kThreads = decltype(threads)::value;
+    const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
+    rms_norm_held<D, W, kThreads, kVectors><<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(
+        x, weight, residual, eps, n, static_cast<int>(d), sum, y, rstd);
+  });
+  if (!held)
+    rms_norm_loop<<<static_cast<unsigned>(n), kLoopThreads, 0, stream_of(call)>>>(x, weight, residual, eps, d, sum, y, rstd);
+  check_launch(call);
+}
+
+template <class D, class W>
+void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weight, const float* rstd, const D* dsum, int64_t n, int64_t d,
+                     D* dx, float* partial) {
+  constexpr int N = kVector<D>;
+  const int64_t range = partial ? row_range(n) : 1, ranges = ceil_div(n, range);
+  const bool aligned = d % N == 0 && all_aligned(kVectorBytes, dy, s, weight, dsum, dx, partial);
+  const bool held = aligned && with_row_threads(d / N, [&](auto threads) {
+    constexpr int kThreads = decltype(threads)::value;
+    if (partial) {
+      rms_norm_backward_held<D, W, kThreads, kVectors, true><<<static_cast<unsigned>(ranges), kThreads, 0, stream_of(call)>>>(
+          dy, s, weight, rstd, dsum, n, static_cast<int>(d), range, dx, partial);
+    } else {
+      const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
+      rms_norm_backward_held<D, W, kThreads, kVectors, false><<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(
+          dy, s, weight, rstd, dsum, n, static_cast<int>(d), 1, dx, nullptr);
+    }
+  });
+  if (!held)
+    rms_norm_backward_loop<<<static_cast<unsigned>(ranges), kLoopThreads, 0, stream_of(call)>>>(dy, s, weight, rstd, dsum, n, d, range, dx,
+                                                                                               partial);
+  check_launch(call);
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------------------------------------------------
+
+void rms_norm(const OpCall& call) {
+  const Tensor &x = input(call, 0), &weight = input(call, 1), &residual = input(call, 2);
+  const Tensor &y = output(call, 0), &rstd = output(call, 1), &sum = output(call, 2);
+  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
+  const int64_t n = x.dim(0), d = x.dim(1);
+  const unsigned dtype = dtype_bit(x.dtype);
+  check_operand(call, weight, "weight", kIsActivation, {d});
+  check_operand(call, y, "y", dtype, {n, d});
+  check_operand(call, rstd, "rstd", kIsF32, {n});
+  if (residual.present()) {
+    check_operand(call, residual, "residual", dtype, {n, d});
+    check_operand(call, sum, "sum", dtype, {n, d});
+  } else {
+    check_absent(call, sum, "sum", "without residual");
+  }
+  if (n == 0) return;
+  const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
+  with_activation(x.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    with_activation(weight.dtype, [&](auto weight_tag) {
+      using W = decltype(weight_tag);
+      launch_forward(call, x.as<D>(), weight.as<W>(), residual.present() ? residual.as<D>() : nullptr, eps, n, d,
+                     residual.present() ? sum.as<D>() : nullptr, y.as<D>(), rstd.as<float>());
+    });
+  });
+}
+
+// One row of d sums for each range of rows.
+size_t rms_norm_backward_workspace(const OpCall& call) {
+  if (!output(call, 1).present()) return 0;
+  const Tensor& dy = input(call, 0);
+  return static_cast<size_t>(row_ranges_limit(dy.dim(0)) * dy.dim(1)) * sizeof(float);
+}
+
+void rms_norm_backward(const OpCall& call) {
+  const Tensor &dy = input(call, 0), &s = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3),
+               &dsum = input(call, 4), &dx = output(call, 0), &dweight = output(call, 1);
+  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  const int64_t n = dy.dim(0), d = dy.dim(1);
+  const unsigned dtype = dtype_bit(dy.dtype);
+  check_operand(call, s, "s", dtype, {n, d});
+  check_operand(call, weight, "weight", kIsActivation, {d});
+  check_operand(call, rstd, "rstd", kIsF32, {n});
+  if (dsum.present()) check_operand(call, dsum, "dsum", dtype, {n, d});
+  check_operand(call, dx, "dx", dtype, {n, d});
+  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {d});
+  if (n == 0 || d == 0) return;
+
+  float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;
+  with_activation(dy.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    with_activation(weight.dtype, [&](auto weight_tag) {
+      using W = decltype(weight_tag);
+      launch_backward(call, dy.as<D>(), s.as<D>(), weight.as<W>(), rstd.as<float>(), dsum.present() ? dsum.as<D>() : nullptr, n, d,
+                      dx.as<D>(), partial);
+    });
+  });
+  if (partial) launch_add_row_ranges(call, partial, row_ranges(n), d, dweight.as<float>());
+}
+
+}  // namespace vltune::cuda

@@ -1,0 +1,87 @@
+#include "../ops/swiglu.h"
+
+#include "../ops/check.h"
+#include "map.cuh"
+
+namespace vltune::cuda {
+namespace {
+
+constexpr int kForwardUnroll = 2, kBackwardUnroll = 2;
+
+// To F32's own precision, and where the result is to be rounded to bf16 within 2^-20 of itself. exp(-v) is infinite below -88: then 0.
+__device__ inline float sigmoid_for(float v, float) { return 1.0f / (1.0f + expf(-v)); }
+__device__ inline float sigmoid_for(float v, Bf16) { return __fdividef(1.0f, 1.0f + __expf(-v)); }
+
+template <class D> struct Forward {
+  const D *gate, *up;
+  D* y;
+
+  template <int N> struct Loaded { Packed<D, N> gate, up; };
+  template <int N> __device__ Loaded<N> load(int64_t i) const {
+    return {cuda::load<N>(gate + i), cuda::load<N>(up + i)};
+  }
+  template <int N> __device__ void finish(int64_t i, const Loaded<N>& loaded) const {
+    Lanes<N> g = unpack(loaded.gate), u = unpack(loaded.up), result;
+#pragma unroll
+    for (int k = 0; k < N; ++k) result[k] = g[k] * sigmoid_for(g[k], D{}) * u[k];
+    store_lanes(y + i, result);
+  }
+};
+
+// With s = sigmoid(gate) and silu = gate * s:  d silu / d gate = s + silu * (1 - s).
+template <class D> struct Backward {
+  const D *dy, *gate, *up;
+  D *dgate, *dup;
+
+  template <int N> struct Loaded { Packed<D, N> dy, gate, up; };
+  template <int N> __device__ Loaded<N> load(int64_t i) const {
+    return {cuda::load<N>(dy + i), cuda::load<N>(gate + i), cuda::load<N>(up + i)};
+  }
+  template <int N> __device__ void finish(int64_t i, const Loaded<N>& loaded) const {
+    Lanes<N> d = unpack(loaded.dy), g = unpack(loaded.gate), u = unpack(loaded.up), to_gate, to_up;
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const float s = sigmoid_for(g[k], D{}), silu = g[k] * s;
+      to_up[k] = d[k] * silu;
+      to_gate[k] = d[k] * u[k] * fmaf(silu, 1.0f - s, s);
+    }
+    store_lanes(dgate + i, to_gate);
+    store_lanes(dup + i, to_up);
+  }
+};
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------------------------------------------------
+
+void swiglu(const OpCall& call) {
+  const Tensor &gate = input(call, 0), &up = input(call, 1), &y = output(call, 0);
+  check_operand(call, gate, "gate", kIsActivation, {kAny, kAny});
+  const int64_t n = gate.dim(0), f = gate.dim(1);
+  check_operand(call, up, "up", dtype_bit(gate.dtype), {n, f});
+  check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
+  with_activation(gate.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    launch_map<kVector<D>, kForwardUnroll>(call, n * f, all_aligned(kVectorBytes, gate.data, up.data, y.data),
+                                           Forward<D>{gate.as<D>(), up.as<D>(), y.as<D>()});
+  });
+}
+
+void swiglu_backward(const OpCall& call) {
+  const Tensor &dy = input(call, 0), &gate = input(call, 1), &up = input(call, 2);
+  const Tensor &dgate = output(call, 0), &dup = output(call, 1);
+  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  const int64_t n = dy.dim(0), f = dy.dim(1);
+  const unsigned dtype = dtype_bit(dy.dtype);
+  check_operand(call, gate, "gate", dtype, {n, f});
+  check_operand(call, up, "up", dtype, {n, f});
+  check_operand(call, dgate, "dgate", dtype, {n, f});
+  check_operand(call, dup, "dup", dtype, {n, f});
+  with_activation(dy.dtype, [&](auto tag) {
+    using D = decltype(tag);
+    launch_map<kVector<D>, kBackwardUnroll>(call, n * f, all_aligned(kVectorBytes, dy.data, gate.data, up.data, dgate.data, dup.data),
+                                            Backward<D>{dy.as<D>(), gate.as<D>(), up.as<D>(), dgate.as<D>(), dup.as<D>()});
+  });
+}
+
+}  // namespace vltune::cuda
