@@ -1,0 +1,574 @@
+/** Every op with operands of odd shapes: what a GPU must compute as the CPU does. */
+import { addon, type Device, type TensorRef } from '../../lib/native.js';
+import { Eager, Tensor } from '../../lib/ops/tensor.js';
+import { floats, integers, Numbers, random } from '../ops/support.js';
+
+type Activation = 'f32' | 'bf16';
+const ACTIVATIONS: readonly Activation[] = ['f32', 'bf16'];
+
+/** An NF4 matrix by its parts, which are moved to a device one by one. */
+interface Nf4Parts {
+  readonly shape: readonly number[];
+  readonly codes: Tensor;
+  readonly scales: Tensor | { readonly absmaxU8: Tensor; readonly nestedAbsmax: Tensor; readonly offset: number };
+}
+
+export type Operand = Tensor | Nf4Parts | null;
+
+/**
+ * How near an output must be: a bound on the norm of the difference relative to the norm; `same` bytes; or codes of which one in a
+ * hundred may be its neighbour.
+ */
+export type Bound = number | 'same' | 'codes';
+
+export interface OpCase {
+  readonly name: string;
+  readonly op: string;
+  readonly inputs: readonly Operand[];
+  /** With what is in them before. */
+  readonly outputs: readonly (Tensor | null)[];
+  readonly attrs?: Readonly<Record<string, number>>;
+  /** Of each output; one stands for all. Default: by the activations' dtype. */
+  readonly bounds?: Bound | readonly Bound[];
+}
+
+const BOUNDS: Readonly<Record<Activation, number>> = { f32: 2e-6, bf16: 4e-3 };
+
+/** Where values meet in products of products: rounded differently in between. */
+const DEEP_BOUNDS: Readonly<Record<Activation, number>> = { f32: 1e-5, bf16: 1e-2 };
+
+function place(operand: Operand, device: Device): Tensor | null {
+  if (operand === null) return null;
+  if (operand instanceof Tensor) return operand.to(device);
+  const codes = operand.codes.to(device);
+  if (operand.scales instanceof Tensor) return Tensor.nf4(operand.shape, codes, operand.scales.to(device));
+  const { absmaxU8, nestedAbsmax, offset } = operand.scales;
+  return Tensor.nf4(operand.shape, codes, { absmaxU8: absmaxU8.to(device), nestedAbsmax: nestedAbsmax.to(device), offset });
+}
+
+/** Runs a case on a device, on operands of its own. */
+export function runCase({ op, inputs, outputs, attrs }: OpCase, device: Device): (Tensor | null)[] {
+  const into = outputs.map((output) => output && { into: output.to(device) });
+  // Operands stay referenced until the op is done: NF4 matrices do not own their parts.
+  const placed = inputs.map((operand) => place(operand, device));
+  return new Eager().emit(op, placed, into, attrs ?? {});
+}
+
+function zeros(dtype: 'f32' | 'bf16' | 'i32' | 'u8', ...shape: number[]): Tensor {
+  return Tensor.zeros(shape, dtype);
+}
+
+function like(tensor: Tensor): Tensor {
+  return Tensor.zeros(tensor.shape, tensor.dtype as 'f32');
+}
+
+/** A case whose outputs are computed on the CPU first, to be another's operands. */
+function computed(
+  op: string,
+  inputs: readonly (Tensor | null)[],
+  outputs: readonly (Tensor | null)[],
+  attrs = {},
+): (Tensor | null)[] {
+  const refs = (tensors: readonly (Tensor | null)[]): (TensorRef | null)[] => tensors.map((tensor) => tensor?.ref ?? null);
+  addon().call(op, refs(inputs), refs(outputs), attrs);
+  return [...outputs];
+}
+
+function nf4(numbers: Numbers, out: number, width: number, doubleQuant: boolean): Nf4Parts {
+  const numel = out * width;
+  const blocks = Math.ceil(numel / 64);
+  const [codes, absmax] = [zeros('u8', Math.ceil(numel / 2)), zeros('f32', blocks)];
+  computed('nf4_quantize', [random(numbers, 'f32', [numel], 0.1)], [codes, absmax]);
+  const shape = [out, width];
+  if (!doubleQuant) return { shape, codes, scales: absmax };
+  const [absmaxU8, nestedAbsmax, offset] = [zeros('u8', blocks), zeros('f32', Math.ceil(blocks / 256)), zeros('f32', 1)];
+  computed('nf4_quantize_absmax', [absmax], [absmaxU8, nestedAbsmax, offset]);
+  return { shape, codes, scales: { absmaxU8, nestedAbsmax, offset: offset.toFloat32()[0]! } };
+}
+
+function ids(numbers: Numbers, count: number, limit: number): Tensor {
+  return integers(Array.from({ length: count }, () => Math.floor(numbers.uniform() * limit)));
+}
+
+function bounds(lengths: readonly number[]): Tensor {
+  let end = 0;
+  return integers([0, ...lengths.map((length) => (end += length))]);
+}
+
+// ---- Families of ops
+
+function embeddings(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const d of [1, 64, 130]) {
+    const [n, vocab] = [77, 50];
+    const which = ids(numbers, n, vocab);
+    for (const dtype of ACTIVATIONS) {
+      for (const weight of ['f32', 'bf16', 'f16'] as const) {
+        cases.push({
+          name: `embedding ${weight} -> ${dtype}, d ${d}`,
+          op: 'embedding',
+          inputs: [which, random(numbers, weight, [vocab, d])],
+          outputs: [zeros(dtype, n, d)],
+          bounds: 'same',
+        });
+      }
+      cases.push({
+        name: `embedding_backward ${dtype}, d ${d}`,
+        op: 'embedding_backward',
+        inputs: [which, random(numbers, dtype, [n, d])],
+        outputs: [random(numbers, 'f32', [vocab, d])],
+        bounds: 2e-6,
+      });
+    }
+  }
+  return cases;
+}
+
+function norms(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const dtype of ACTIVATIONS) {
+    for (const [n, d] of [
+      [1, 1],
+      [33, 130],
+      [5, 2048],
+      [0, 64],
+    ] as const) {
+      for (const weightType of ['f32', 'bf16'] as const) {
+        for (const withSum of [false, true]) {
+          const [x, residual, dy] = [0, 1, 2].map(() => random(numbers, dtype, [n, d]));
+          const weight = random(numbers, weightType, [d], 0.2, 1);
+          const attrs = { eps: 1e-6 };
+          const made = [zeros(dtype, n, d), zeros('f32', n), withSum ? zeros(dtype, n, d) : null];
+          const name = `${dtype}, ${weightType} weight, ${n}x${d}${withSum ? ', with a residual' : ''}`;
+          cases.push({
+            name: `rms_norm ${name}`,
+            op: 'rms_norm',
+            inputs: [x!, weight, withSum ? residual! : null],
+            outputs: made,
+            attrs,
+          });
+          const [, rstd, sum] = computed(
+            'rms_norm',
+            [x!, weight, withSum ? residual! : null],
+            made.map((m) => m && like(m)),
+            attrs,
+          );
+          cases.push({
+            name: `rms_norm_backward ${name}`,
+            op: 'rms_norm_backward',
+            inputs: [dy!, sum ?? x!, weight, rstd!, withSum ? residual! : null],
+            outputs: [zeros(dtype, n, d), withSum ? random(numbers, 'f32', [d]) : null],
+            attrs,
+            bounds: [BOUNDS[dtype], 1e-5],
+          });
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+function rotations(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const [h, sections] of [
+    [128, [24, 20, 20]],
+    [10, [3, 1, 1]],
+  ] as const) {
+    const n = 45;
+    const positions = integers(
+      Array.from({ length: 3 * n }, (_, i) => (i % n) * 7 + Math.floor(i / n)),
+      [3, n],
+    );
+    const [section_t, section_h, section_w] = sections;
+    for (const interleaved of [0, 1]) {
+      const attrs = { theta: 5e6, section_t, section_h, section_w, interleaved };
+      const table = [zeros('f32', n, h / 2), zeros('f32', n, h / 2)];
+      cases.push({
+        name: `rope_table ${h}, interleaved ${interleaved}`,
+        op: 'rope_table',
+        inputs: [positions],
+        outputs: table,
+        attrs,
+      });
+    }
+    const table = [zeros('f32', n, h / 2), zeros('f32', n, h / 2)];
+    const [cos, sin] = computed('rope_table', [positions], table, {
+      theta: 1e4,
+      section_t,
+      section_h,
+      section_w,
+      interleaved: 1,
+    });
+    for (const dtype of ACTIVATIONS) {
+      for (const heads of [1, 3]) {
+        for (const normed of [false, true]) {
+          const [x, dy] = [0, 1].map(() => random(numbers, dtype, [n, heads * h]));
+          const weight = normed ? random(numbers, dtype, [h], 0.2, 1) : null;
+          const attrs = { head_dim: h, eps: 1e-6 };
+          const rstd = normed ? zeros('f32', n, heads) : null;
+          const name = `${dtype}, ${heads}x${h}${normed ? ', normed' : ''}`;
+          cases.push({
+            name: `qk_norm_rope ${name}`,
+            op: 'qk_norm_rope',
+            inputs: [x!, weight, cos!, sin!],
+            outputs: [like(x!), rstd],
+            attrs,
+          });
+          computed('qk_norm_rope', [x!, weight, cos!, sin!], [like(x!), rstd], attrs);
+          cases.push({
+            name: `qk_norm_rope_backward ${name}`,
+            op: 'qk_norm_rope_backward',
+            inputs: [dy!, x!, weight, rstd, cos!, sin!],
+            outputs: [like(x!), normed ? random(numbers, 'f32', [h]) : null],
+            attrs,
+            bounds: [BOUNDS[dtype], 1e-5],
+          });
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+function gates(numbers: Numbers): OpCase[] {
+  return ACTIVATIONS.flatMap((dtype) =>
+    [
+      [1, 1],
+      [13, 77],
+      [3, 6144],
+    ].flatMap(([n, f]): OpCase[] => {
+      const [dy, gate, up] = [0, 1, 2].map(() => random(numbers, dtype, [n!, f!], 3));
+      const name = `${dtype}, ${n}x${f}`;
+      return [
+        { name: `swiglu ${name}`, op: 'swiglu', inputs: [gate!, up!], outputs: [like(up!)] },
+        { name: `swiglu_backward ${name}`, op: 'swiglu_backward', inputs: [dy!, gate!, up!], outputs: [like(gate!), like(up!)] },
+      ];
+    }),
+  );
+}
+
+function attentions(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const dtype of ACTIVATIONS) {
+    for (const [heads, kvHeads, h] of [
+      [4, 2, 64],
+      [4, 2, 128],
+      [3, 1, 40],
+      [1, 1, 1],
+    ] as const) {
+      for (const [causal, lengths] of [
+        [1, [1, 17, 64, 130]],
+        [1, [257]],
+        [0, [33, 5]],
+      ] as const) {
+        const n = lengths.reduce((sum, length) => sum + length, 0);
+        const attrs = { heads, kv_heads: kvHeads, head_dim: h, causal, scale: 1 / Math.sqrt(h) };
+        const [q, dout] = [0, 1].map(() => random(numbers, dtype, [n, heads * h]));
+        const [k, v] = [0, 1].map(() => random(numbers, dtype, [n, kvHeads * h]));
+        const at = bounds(lengths);
+        const name = `${dtype}, ${heads}/${kvHeads}x${h}, ${lengths.join('+')}${causal ? '' : ', not causal'}`;
+        const outputs = [like(q!), zeros('f32', heads, n)];
+        cases.push({
+          name: `attention ${name}`,
+          op: 'attention',
+          inputs: [q!, k!, v!, at],
+          outputs,
+          attrs,
+          bounds: [BOUNDS[dtype] * 1.5, dtype === 'f32' ? 2e-6 : 1e-3],
+        });
+        const [o, lse] = computed('attention', [q!, k!, v!, at], outputs.map(like), attrs);
+        cases.push({
+          name: `attention_backward ${name}`,
+          op: 'attention_backward',
+          inputs: [dout!, q!, k!, v!, o!, lse!, at],
+          outputs: [like(q!), like(k!), like(v!)],
+          attrs,
+          bounds: DEEP_BOUNDS[dtype],
+        });
+      }
+      for (const [past, n] of [
+        [0, 9],
+        [5, 1],
+        [300, 1],
+        [300, 7],
+      ] as const) {
+        const attrs = { heads, kv_heads: kvHeads, head_dim: h, causal: 1, scale: 1 / Math.sqrt(h) };
+        const q = random(numbers, dtype, [n, heads * h]);
+        const [k, v] = [0, 1].map(() => random(numbers, dtype, [n, kvHeads * h]));
+        const caches = [0, 1].map(() => random(numbers, dtype, [320, kvHeads * h]));
+        cases.push({
+          name: `attention_cached ${dtype}, ${heads}/${kvHeads}x${h}, ${n} after ${past}`,
+          op: 'attention_cached',
+          inputs: [q, k!, v!, integers([past])],
+          outputs: [like(q), ...caches],
+          attrs,
+          bounds: [BOUNDS[dtype] * 1.5, 'same', 'same'],
+        });
+      }
+    }
+  }
+  return cases;
+}
+
+const WEIGHTS = ['f32', 'bf16', 'f16', 'nf4', 'nf4 nested'] as const;
+
+function weightOf(numbers: Numbers, kind: (typeof WEIGHTS)[number], out: number, width: number): Operand {
+  if (kind === 'nf4' || kind === 'nf4 nested') return nf4(numbers, out, width, kind === 'nf4 nested');
+  return random(numbers, kind, [out, width], 0.1);
+}
+
+function linears(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  const shapes = [
+    [1, 64, 64, 4],
+    [33, 130, 65, 3],
+    [129, 256, 192, 16],
+    [0, 64, 32, 4],
+  ] as const;
+  for (const dtype of ACTIVATIONS) {
+    for (const [n, width, out, rank] of shapes) {
+      for (const kind of WEIGHTS) {
+        for (const adapted of [false, true]) {
+          const [x, dy] = [random(numbers, dtype, [n, width]), random(numbers, dtype, [n, out])];
+          const weight = weightOf(numbers, kind, out, width);
+          const bias = kind === 'bf16' ? random(numbers, 'bf16', [out]) : kind === 'f32' ? random(numbers, 'f32', [out]) : null;
+          const a = adapted ? random(numbers, 'f32', [rank, width], 0.1) : null;
+          const b = adapted ? random(numbers, 'f32', [out, rank], 0.1) : null;
+          const rng = adapted && kind !== 'f16' ? integers([7, 11]) : null;
+          const attrs: Record<string, number> = adapted ? { scale: 2, dropout: rng ? 0.25 : 0, site: 3 } : {};
+          const name = `${dtype}, ${kind} weight, ${n}x${width}x${out}${adapted ? `, rank ${rank}` : ''}${rng ? ', dropout' : ''}`;
+          cases.push({
+            name: `linear ${name}`,
+            op: 'linear',
+            inputs: [x, weight, bias, a, b, rng],
+            outputs: [zeros(dtype, n, out), adapted ? zeros('f32', n, rank) : null],
+            attrs,
+            bounds: [BOUNDS[dtype], dtype === 'f32' ? 2e-6 : 1e-5],
+          });
+          const dense = kind === 'f32';
+          const u = adapted ? random(numbers, 'f32', [n, rank]) : null;
+          cases.push({
+            name: `linear_backward ${name}`,
+            op: 'linear_backward',
+            inputs: [dy, x, weight, a, b, u, rng],
+            outputs: [
+              random(numbers, dtype, [n, width]),
+              dense ? random(numbers, 'f32', [out, width]) : null,
+              dense ? random(numbers, 'f32', [out]) : null,
+              adapted ? random(numbers, 'f32', [rank, width]) : null,
+              adapted ? random(numbers, 'f32', [out, rank]) : null,
+            ],
+            attrs: { ...attrs, accumulate: kind === 'nf4' ? 1 : 0 },
+            bounds: [BOUNDS[dtype], 1e-5, 1e-5, dtype === 'f32' ? 1e-5 : 4e-3, 1e-5],
+          });
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+function losses(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  const [n, d, vocab] = [70, 72, 515];
+  for (const dtype of ACTIVATIONS) {
+    for (const kind of WEIGHTS) {
+      for (const every of [1, 3, 0]) {
+        for (const listed of [false, true]) {
+          const targets = Array.from({ length: n }, (_, row) => (every > 0 && row % every === 0 ? (row * 37) % vocab : -100));
+          const rows = targets.flatMap((target, row) => (target < 0 ? [] : [row]));
+          const trains = every !== 3 || listed;
+          cases.push({
+            name: `linear_cross_entropy ${dtype}, ${kind} weight, ${rows.length} of ${n} rows${listed ? ', listed' : ''}${trains ? '' : ', loss alone'}`,
+            op: 'linear_cross_entropy',
+            inputs: [
+              random(numbers, dtype, [n, d]),
+              weightOf(numbers, kind, vocab, d),
+              integers(targets),
+              floats(0.05),
+              listed ? integers(rows) : null,
+            ],
+            outputs: [
+              floats(0.5),
+              trains ? zeros(dtype, n, d) : null,
+              trains && kind === 'f32' ? random(numbers, 'f32', [vocab, d]) : null,
+            ],
+            bounds: [dtype === 'f32' ? 1e-6 : 1e-4, DEEP_BOUNDS[dtype], dtype === 'f32' ? 1e-5 : 4e-3],
+          });
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+function movers(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  const shape = [7, 131];
+  for (const dtype of ACTIVATIONS) {
+    const [a, b] = [random(numbers, dtype, shape), random(numbers, dtype, shape)];
+    cases.push({ name: `add ${dtype}`, op: 'add', inputs: [a, b], outputs: [like(a)], bounds: 'same' });
+    for (const from of ['f32', 'bf16', 'f16'] as const) {
+      const [input, output] = [random(numbers, from, shape, 30), zeros(dtype, ...shape)];
+      cases.push({ name: `cast ${from} -> ${dtype}`, op: 'cast', inputs: [input], outputs: [output], bounds: 'same' });
+    }
+    for (const [out, width] of [
+      [7, 131],
+      [64, 192],
+    ] as const) {
+      for (const nested of [false, true]) {
+        const matrix = nf4(numbers, out, width, nested);
+        for (const op of ['cast', 'nf4_dequantize']) {
+          const name = `${op} nf4${nested ? ' nested' : ''} ${out}x${width} -> ${dtype}`;
+          cases.push({ name, op, inputs: [matrix], outputs: [zeros(dtype, out, width)], bounds: 'same' });
+        }
+      }
+    }
+    cases.push({
+      name: `select_rows ${dtype}`,
+      op: 'select_rows',
+      inputs: [a, integers([6, 0, 3, 3])],
+      outputs: [zeros(dtype, 4, 131)],
+      bounds: 'same',
+    });
+    for (const numel of [1, 63, 64, 1000, 65_537]) {
+      const blocks = Math.ceil(numel / 64);
+      cases.push({
+        name: `nf4_quantize ${dtype}, ${numel}`,
+        op: 'nf4_quantize',
+        inputs: [random(numbers, dtype, [numel])],
+        outputs: [zeros('u8', Math.ceil(numel / 2)), zeros('f32', blocks)],
+        bounds: 'same',
+      });
+    }
+  }
+  for (const blocks of [1, 255, 257, 5000]) {
+    const absmax = Tensor.from(random(numbers, 'f32', [blocks], 0.01, 0.1).toFloat32().map(Math.abs), [blocks]);
+    cases.push({
+      name: `nf4_quantize_absmax ${blocks}`,
+      op: 'nf4_quantize_absmax',
+      inputs: [absmax],
+      outputs: [zeros('u8', blocks), zeros('f32', Math.ceil(blocks / 256)), zeros('f32', 1)],
+      bounds: ['codes', 1e-6, 1e-6],
+    });
+  }
+  const bytes = random(numbers, 'f32', [333]).toBytes();
+  cases.push(
+    { name: 'dynamic_map', op: 'dynamic_map', inputs: [], outputs: [zeros('f32', 256), zeros('f32', 256)], bounds: 'same' },
+    { name: 'fill', op: 'fill', inputs: [], outputs: [random(numbers, 'f32', [1001])], attrs: { value: -2.5 }, bounds: 'same' },
+    {
+      name: 'copy',
+      op: 'copy',
+      inputs: [Tensor.from(bytes, [bytes.length])],
+      outputs: [zeros('u8', bytes.length)],
+      bounds: 'same',
+    },
+  );
+  return cases;
+}
+
+function optimizers(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const elements of [256, 70_000 * 4]) {
+    cases.push({
+      name: `grad_norm ${elements}`,
+      op: 'grad_norm',
+      inputs: [random(numbers, 'f32', [elements])],
+      outputs: [zeros('f32', 1), zeros('f32', 1)],
+      attrs: { max_grad_norm: 1 },
+      bounds: 1e-6,
+    });
+  }
+  // Three tensors: 5000 elements in 8 bits, 300 and 700 in 32, the last without decay.
+  const segments = integers([0, 5000, 0, 1, 1, 0, 20, 300, 0, 0, 1, 0, 22, 700, 2, 0, 0, 0], [3, 6]);
+  const total = 25 * 256;
+  for (const variant of [0, 1]) {
+    const eight = variant === 0;
+    const flat = eight ? segments : integers([0, 5000, 0, 0, 1, 0, 20, 300, 20, 0, 1, 0, 22, 700, 22, 0, 0, 0], [3, 6]);
+    const [s8, s32] = eight ? [20 * 256, 5 * 256] : [0, total];
+    const inputs = (step: number) => [
+      random(numbers, 'f32', [total], 1e-2),
+      floats(0.7),
+      floats(1e-3, 0.9, 0.999, 1e-8, 0.01, step, 0, 0),
+      flat,
+    ];
+    const fresh = [
+      random(numbers, 'f32', [total]),
+      ...(eight ? [zeros('u8', s8), zeros('u8', s8), zeros('f32', s8 / 256), zeros('f32', s8 / 256)] : [null, null, null, null]),
+      zeros('f32', s32),
+      zeros('f32', s32),
+    ];
+    // The first step starts from empty state, the second from what the first left.
+    const first = inputs(1);
+    const after = computed(
+      'adamw',
+      first,
+      fresh.map((tensor) => tensor?.to('cpu')),
+      { variant },
+    );
+    const bound: Bound[] = [1e-6, 'codes', 'codes', 1e-6, 1e-6, 1e-6, 1e-6];
+    cases.push(
+      { name: `adamw variant ${variant}, step 1`, op: 'adamw', inputs: first, outputs: fresh, attrs: { variant }, bounds: bound },
+      {
+        name: `adamw variant ${variant}, step 2`,
+        op: 'adamw',
+        inputs: inputs(2),
+        outputs: after,
+        attrs: { variant },
+        bounds: bound,
+      },
+    );
+  }
+  return cases;
+}
+
+function samples(numbers: Numbers): OpCase[] {
+  return ACTIVATIONS.flatMap((dtype) =>
+    [
+      [37, 0, 0, 1, 1.3],
+      [1025, 1.5, 600, 1, 1.1],
+      [20_011, 0.7, 20, 0.8, 1],
+    ].map(([vocab, temperature, topK, topP, penalty]): OpCase => {
+      const steps = 5;
+      const seen = new Uint8Array(vocab!);
+      for (let i = 0; i < vocab!; i += 9) seen[i] = 1;
+      return {
+        name: `sample ${dtype} of ${vocab}, temperature ${temperature}, top-k ${topK}`,
+        op: 'sample',
+        inputs: [
+          random(numbers, dtype, [1, vocab!], 3),
+          floats(temperature!, topK!, topP!, penalty!),
+          Tensor.from(
+            Float32Array.from({ length: steps }, () => numbers.uniform()),
+            [steps],
+          ),
+        ],
+        outputs: [
+          Tensor.from(seen, [vocab!]),
+          integers([1]),
+          integers([4, 4, 4], [3, 1]),
+          integers([4]),
+          integers([1, 2, 0, 0, 0]),
+          integers([2]),
+        ],
+        bounds: 'same',
+      };
+    }),
+  );
+}
+
+/** Every case, the same at each call. */
+export function opCases(): OpCase[] {
+  const numbers = new Numbers(1);
+  return [embeddings, norms, rotations, gates, attentions, linears, losses, movers, optimizers, samples].flatMap((family) =>
+    family(numbers),
+  );
+}
+
+/** The bound of output `i` of a case. */
+export function boundOf(op: OpCase, i: number): Bound {
+  const { bounds: given } = op;
+  if (typeof given === 'number' || typeof given === 'string') return given;
+  if (given) return given[i]!;
+  return op.outputs.some((output) => output?.dtype === 'bf16') ? BOUNDS.bf16 : BOUNDS.f32;
+}

@@ -1,0 +1,95 @@
+/** Whole runs on a GPU: parity with transformers and PEFT, the same bytes each time, recomputation, kills. */
+import { join } from 'node:path';
+import { plan, type TrainEvent, train } from '../../lib/index.js';
+import { addon } from '../../lib/native.js';
+import { quantizeCheckpoint } from '../../lib/weights/quantize.js';
+import { readJson, type Trace } from '../parity/fixtures.js';
+import { checkRun, RUNS } from '../parity/runs.js';
+import { checkKilled } from '../train/kill.js';
+import { digests, MODEL, shortRun, temporaryFolder, weightDigest } from '../train/support.js';
+import { cuda } from './support.js';
+
+for (const name of Object.keys(RUNS)) {
+  cuda(`each update of ${name} on a GPU, and the weights at its end, are those of transformers and PEFT`, async (t) => {
+    t.timeout(300_000);
+    const { options } = readJson<Trace>(`${name}.json`);
+    if (!options.loadIn4bit) return await checkRun(t, name, { device: 'cuda' });
+    // The trace's scales were quantised on the CPU; a GPU finds some codes otherwise, as bitsandbytes does.
+    const model = join(temporaryFolder(t), 'nf4');
+    await quantizeCheckpoint({ model: MODEL, outputDir: model, device: 'cpu' });
+    return await checkRun(t, name, { device: 'cuda', model });
+  });
+}
+
+for (const dtype of ['float32', 'bfloat16'] as const) {
+  cuda(`a run on a GPU, twice, and with everything recomputed, is the same bytes, ${dtype}`, async (t) => {
+    const folder = temporaryFolder(t);
+    const variants = { first: {}, second: {}, recomputed: { gradientCheckpointing: true } };
+    for (const [name, more] of Object.entries(variants))
+      await train(shortRun(join(folder, name), { device: 'cuda', dtype, maxSteps: 6, saveStrategy: 'no', ...more }));
+    const expected = weightDigest(join(folder, 'first'));
+    t.is(weightDigest(join(folder, 'second')), expected, 'second');
+    t.is(weightDigest(join(folder, 'recomputed')), expected, 'recomputed');
+  });
+}
+
+cuda('a run on a GPU that was stopped goes on from its checkpoint to the same bytes', async (t) => {
+  const folder = temporaryFolder(t);
+  const [whole, parts] = [join(folder, 'whole'), join(folder, 'parts')];
+  await train(shortRun(whole, { device: 'cuda', saveSteps: 5 }));
+  const stop = new AbortController();
+  const onEvent = (event: TrainEvent) => event.event === 'save' && stop.abort();
+  await t.throwsAsync(train(shortRun(parts, { device: 'cuda', saveSteps: 5 }), { onEvent, signal: stop.signal }), {
+    code: 'ERR_CANCELLED',
+  });
+  await train(shortRun(parts, { device: 'cuda', saveSteps: 5, resumeFromCheckpoint: true }));
+  t.is(weightDigest(parts), weightDigest(whole));
+  const { 'training_args.json': _, ...last } = digests(join(parts, 'checkpoint-10'));
+  const { 'training_args.json': __, ...expected } = digests(join(whole, 'checkpoint-10'));
+  t.deepEqual(last, expected);
+});
+
+cuda('killed at random moments on a GPU and resumed, a run ends in the bytes of one that was left alone', (t) =>
+  checkKilled(t, 'cuda'),
+);
+
+cuda('full fine-tuning on a GPU gives the losses of the CPU', async (t) => {
+  const folder = temporaryFolder(t);
+  const losses = async (device: 'cpu' | 'cuda'): Promise<number[]> => {
+    const seen: number[] = [];
+    await train(
+      {
+        ...shortRun(join(folder, device), { device, dtype: 'float32', fullFinetuning: true, maxSteps: 4, saveStrategy: 'no' }),
+        loraR: undefined,
+        loraDropout: undefined,
+      },
+      { onEvent: (event) => event.event === 'step' && seen.push(event.loss) },
+    );
+    return seen;
+  };
+  const [cpu, gpu] = [await losses('cpu'), await losses('cuda')];
+  t.is(gpu.length, 4);
+  for (const [i, loss] of cpu.entries()) t.true(Math.abs(gpu[i]! - loss) < 1e-3 * loss, `update ${i + 1}: ${gpu[i]}, ${loss}`);
+});
+
+cuda('what a run takes of the card is what was planned, and all of it is given back', async (t) => {
+  const folder = temporaryFolder(t);
+  const before = addon().memory('cuda').current;
+  const options = shortRun(join(folder, 'run'), { device: 'cuda', maxSteps: 2, saveStrategy: 'no' });
+  const { kinds } = await plan(options);
+  addon().resetPeak('cuda');
+  await train(options);
+  const { current, peak } = addon().memory('cuda');
+  t.is(current, before);
+  t.true(peak - before <= 1.1 * kinds.total + 2 ** 28, `${peak - before} bytes at most, ${kinds.total} planned`);
+});
+
+cuda('a limit below what the card holds already says what can be done', async (t) => {
+  const error = await t.throwsAsync(plan(shortRun(join(temporaryFolder(t), 'run'), { device: 'cuda', memory: '1MiB' })), {
+    code: 'ERR_OUT_OF_MEMORY',
+  });
+  t.regex(
+    error?.message ?? '',
+    /^--memory 1 MiB, of which the driver and other programs have \d+ MiB: the least .* or raise --memory\.$/,
+  );
+});
