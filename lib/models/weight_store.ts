@@ -1,0 +1,13 @@
+/** Where a program finds the weights that are not trained: a checkpoint's (`FrozenWeights`), or random ones of true shape. */
+import type { Place } from '../graph/program.js';
+import type { LinearSpec } from './family.js';
+import type { FrozenTensor } from './frozen_weights.js';
+
+export interface WeightStore {
+  /** Bytes of all of them in memory. */
+  readonly bytes: number;
+  linear(module: string): LinearSpec;
+  get(name: string): FrozenTensor | undefined;
+  /** Where a loaded weight lies. */
+  place(name: string): Place;
+}
