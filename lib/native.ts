@@ -180,8 +180,8 @@ export interface Addon {
   opNames(): string[];
 
   compile(program: NativeProgram): Executable;
-  /** One run off the main thread, with the lengths of the named dimensions. Rejects with ERR_CANCELLED after `cancel`. */
-  run(executable: Executable, dims: Readonly<Record<string, number>>): Promise<void>;
+  /** One run, or `repeats`, off the main thread, with the lengths of the named dimensions. Rejects with ERR_CANCELLED after `cancel`. */
+  run(executable: Executable, dims: Readonly<Record<string, number>>, repeats?: number): Promise<void>;
   /** Stops the run under way between two ops. */
   cancel(executable: Executable): void;
   /** What each op of a program has taken since it was compiled, in the program's order. */

@@ -23,6 +23,8 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   plan: { summary: 'Tell what a training run will need', load: () => import('./plan.js') },
   doctor: { summary: 'Tell what this machine has and what vltune will use', load: () => import('./doctor.js') },
   bench: { summary: 'Measure the kernels on this machine', load: () => import('./bench.js') },
+  'bench step': { summary: 'Time a training step of true size on random weights', load: () => import('./bench_step.js') },
+  'bench generate': { summary: 'Time generation at true size on random weights', load: () => import('./bench_generate.js') },
 };
 
 function version(): string {
@@ -67,13 +69,15 @@ function topLevel(args: readonly string[]): number {
 }
 
 async function main(): Promise<number> {
-  const [first, ...rest] = process.argv.slice(2);
-  const isHelp = first === 'help' && rest[0] !== undefined;
-  const name = isHelp ? rest[0] : first;
-  const entry = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
-  if (!entry) return topLevel(first === 'help' ? ['--help'] : process.argv.slice(2));
+  const args = process.argv.slice(2);
+  const isHelp = args[0] === 'help' && args[1] !== undefined;
+  const words = isHelp ? args.slice(1) : args;
+  // A command is one word or two.
+  const length = [2, 1].find((count) => Object.hasOwn(COMMANDS, words.slice(0, count).join(' ')));
+  if (length === undefined) return topLevel(args[0] === 'help' ? ['--help'] : args);
+  const entry = COMMANDS[words.slice(0, length).join(' ')]!;
   const [{ command }, { runCommand }] = await Promise.all([entry.load(), import('./run_command.js')]);
-  return await runCommand(command, isHelp ? ['--help'] : rest);
+  return await runCommand(command, isHelp ? ['--help'] : words.slice(length));
 }
 
 // A reader that goes away (`vltune … | head`) ends the command quietly, as it ends any other.

@@ -4,20 +4,25 @@
 import { VltuneError } from '../errors.js';
 import { Graph, type Value, valueBytes } from '../graph/graph.js';
 import { IoBuffers } from '../graph/io.js';
-import { align, planMemory } from '../graph/planner.js';
+import { align, type Plan, planMemory } from '../graph/planner.js';
 import { type Place, Program } from '../graph/program.js';
 import type { ModelSpec } from '../models/family.js';
-import type { FrozenWeights } from '../models/frozen_weights.js';
 import { GraphWeights } from '../models/graph_weights.js';
 import type { Trainables } from '../models/trainables.js';
+import type { WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type Storage } from '../native.js';
 import { attentionCached } from '../ops/attention.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { cast, selectRows } from '../ops/elementwise.js';
 import { linear } from '../ops/linear.js';
+import { MOST_CANDIDATES, sampleToken } from '../ops/sample.js';
+import type { Sampling } from './sampler.js';
 
 /** Tokens of a prompt that are read in one run. */
-const PREFILL_TOKENS = 512;
+const PREFILL_TOKENS: Readonly<Record<Device, number>> = { cpu: 512, cuda: 2048 };
+
+/** The most tokens that `decode` makes without a word from the host. */
+const DECODE_STEPS = 32;
 
 export interface SessionOptions {
   readonly dtype: ActivationDType;
@@ -26,63 +31,84 @@ export interface SessionOptions {
   readonly capacity: number;
 }
 
+interface Built {
+  readonly graph: Graph;
+  readonly plan: Plan;
+}
+
+/** Inputs of a graph by name, with what its runs of one token leave for the next. */
+interface Inputs {
+  readonly ids: Value;
+  readonly positions: Value;
+  readonly past: Value;
+}
+
 export class DecoderSession {
   readonly capacity: number;
-  readonly #vocabSize: number;
+  readonly #spec: ModelSpec;
+  readonly #weights: WeightStore;
+  readonly #trainables: Trainables;
+  readonly #options: SessionOptions;
   readonly #io: IoBuffers;
-  readonly #program: Program;
+  /** `prefill` reads tokens; `first` chooses one by its logits; `decode` reads the one chosen and chooses the next. */
+  readonly #programs: { prefill: Program; first: Program; decode: Program };
   readonly #storages: Storage[];
   #length = 0;
 
   /** `params` holds the adapters in the layout of `trainables`. */
-  constructor(spec: ModelSpec, frozen: FrozenWeights, trainables: Trainables, params: Storage, options: SessionOptions) {
-    const { dtype, device, capacity } = options;
-    const { text } = spec;
+  constructor(spec: ModelSpec, weights: WeightStore, trainables: Trainables, params: Storage, options: SessionOptions) {
+    const { device, capacity } = options;
     this.capacity = capacity;
-    this.#vocabSize = text.vocabSize;
+    this.#spec = spec;
+    this.#weights = weights;
+    this.#trainables = trainables;
+    this.#options = options;
 
-    const graph = new Graph({ tokens: Math.min(PREFILL_TOKENS, capacity) });
-    const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
-      graph.value('io', name, ioDtype, shape);
-    const weights = new GraphWeights(graph, frozen, trainables, null);
-    const past = input('past', 'i32', 1);
-    const heads = { heads: text.heads, kvHeads: text.kvHeads, headDim: text.headDim, causal: true };
-    const cache = (name: string) => ({ into: graph.value('state', name, dtype, [capacity, text.kvHeads * text.headDim]) });
-    const hidden = spec.forward(graph, weights, {
-      ids: input('ids', 'i32', 'tokens'),
-      positions: input('positions', 'i32', 3, 'tokens'),
-      dtype,
-      attend: (layer, q, k, v) =>
-        attentionCached(graph, q, k, v, past, { k: cache(`${layer}.k`), v: cache(`${layer}.v`) }, heads),
+    const prefill = this.#built(new Graph({ tokens: Math.min(PREFILL_TOKENS[device], capacity) }), (graph) => {
+      this.#logits(graph, {
+        ids: graph.value('io', 'ids', 'i32', ['tokens']),
+        positions: graph.value('io', 'positions', 'i32', [3, 'tokens']),
+        past: graph.value('io', 'past', 'i32', [1]),
+      });
     });
-    const last = selectRows(graph, hidden, input('row', 'i32', 1));
-    const logits = linear(graph, last, { weight: weights.tensor(spec.head) }).y;
-    cast(graph, logits, { into: input('logits', 'f32', 1, text.vocabSize) });
+    const next = (graph: Graph): Inputs => ({
+      ids: graph.value('io', 'next_ids', 'i32', [1]),
+      positions: graph.value('io', 'next_positions', 'i32', [3, 1]),
+      past: graph.value('io', 'past', 'i32', [1]),
+    });
+    const first = this.#built(new Graph({}), (graph) => {
+      this.#choose(graph, graph.value('io', 'logits', 'f32', [1, spec.text.vocabSize]), next(graph));
+    });
+    const decode = this.#built(new Graph({}), (graph) => {
+      const inputs = next(graph);
+      this.#choose(graph, this.#logits(graph, inputs), inputs);
+    });
 
-    const plan = planMemory(graph, device);
-    this.#io = new IoBuffers([graph]);
+    const all = [prefill, first, decode];
+    this.#io = new IoBuffers(all.map(({ graph }) => graph));
     this.#io.allocate(device);
-    const states = graph.values.filter((value) => value.kind === 'state');
-    const cacheStorage = addon().allocate(
-      states.reduce((sum, value) => sum + align(valueBytes(value, graph.dims)), 0),
-      device,
-    );
-    const arena = addon().allocate(plan.arenaBytes, device);
-    this.#storages = [cacheStorage, arena];
-
-    const places = new Map<Value, Place>();
-    let offset = 0;
-    for (const value of graph.values) {
-      if (value.kind === 'io') places.set(value, this.#io.place(value));
-      else if (value.kind === 'weight') places.set(value, frozen.place(value.name));
-      else if (value.kind === 'param')
-        places.set(value, { storage: params, offset: trainables.layout.get(value.name)!.offset * 4 });
-      else if (value.kind === 'state') {
-        places.set(value, { storage: cacheStorage, offset });
-        offset += align(valueBytes(value, graph.dims));
-      }
+    const offsets = new Map<string, number>();
+    let cacheBytes = 0;
+    for (const value of prefill.graph.values) {
+      if (value.kind !== 'state') continue;
+      offsets.set(value.name, cacheBytes);
+      cacheBytes += align(valueBytes(value, {}));
     }
-    this.#program = Program.compile(graph, plan, arena, places);
+    const cache = addon().allocate(cacheBytes, device);
+    const arena = addon().allocate(Math.max(...all.map(({ plan }) => plan.arenaBytes)), device);
+    this.#storages = [cache, arena];
+    const compile = ({ graph, plan }: Built): Program => {
+      const places = new Map<Value, Place>();
+      for (const value of graph.values) {
+        if (value.kind === 'io') places.set(value, this.#io.place(value));
+        else if (value.kind === 'weight') places.set(value, weights.place(value.name));
+        else if (value.kind === 'param')
+          places.set(value, { storage: params, offset: trainables.layout.get(value.name)!.offset * 4 });
+        else if (value.kind === 'state') places.set(value, { storage: cache, offset: offsets.get(value.name)! });
+      }
+      return Program.compile(graph, plan, arena, places);
+    };
+    this.#programs = { prefill: compile(prefill), first: compile(first), decode: compile(decode) };
   }
 
   /** Tokens read so far. */
@@ -97,15 +123,22 @@ export class DecoderSession {
 
   /** Reads tokens after those read before. Returns the logits of the token that follows them, f32 [V]. */
   async read(ids: ArrayLike<number>, signal?: AbortSignal): Promise<Float32Array> {
+    await this.prefill(ids, signal);
+    return this.logits();
+  }
+
+  /** The logits of the token that follows those read, f32 [V]. */
+  logits(): Float32Array {
+    return this.#io.read('logits', new Float32Array(this.#spec.text.vocabSize));
+  }
+
+  /** Reads tokens after those read before, and leaves the logits where they are. */
+  async prefill(ids: ArrayLike<number>, signal?: AbortSignal): Promise<void> {
     if (ids.length === 0) throw new VltuneError('ERR_USAGE', 'the prompt holds no token');
-    if (this.#length + ids.length > this.capacity) {
-      throw new VltuneError(
-        'ERR_INTERNAL',
-        `the cache has room for ${this.capacity} tokens, not for ${this.#length + ids.length}`,
-      );
-    }
-    for (let at = 0; at < ids.length; at += PREFILL_TOKENS) {
-      const chunk = Int32Array.from({ length: Math.min(PREFILL_TOKENS, ids.length - at) }, (_, i) => ids[at + i]!);
+    this.#checkRoom(ids.length);
+    const most = PREFILL_TOKENS[this.#options.device];
+    for (let at = 0; at < ids.length; at += most) {
+      const chunk = Int32Array.from({ length: Math.min(most, ids.length - at) }, (_, i) => ids[at + i]!);
       const n = chunk.length;
       this.#io.write('ids', chunk);
       this.#io.write(
@@ -115,15 +148,97 @@ export class DecoderSession {
       this.#io.write('past', Int32Array.of(this.#length));
       this.#io.write('row', Int32Array.of(n - 1));
       this.#io.flush();
-      await this.#program.run({ tokens: n }, signal);
+      await this.#programs.prefill.run({ tokens: n }, signal);
       this.#length += n;
     }
-    return this.#io.read('logits', new Float32Array(this.#vocabSize));
+  }
+
+  /** Whether `decode` can choose in this way. Sampling from all words of a vocabulary is the host's. */
+  canDecode({ temperature, topK }: Sampling): boolean {
+    return temperature === 0 || (topK >= 1 && topK <= MOST_CANDIDATES);
+  }
+
+  /** Prepares `decode`: the token after those read is chosen by `sampling`; `seen` are the ids that have occurred. */
+  startDecoding(sampling: Sampling, seen: Iterable<number>): void {
+    const { temperature, topK, topP, repetitionPenalty } = sampling;
+    const occurred = new Uint8Array(this.#spec.text.vocabSize);
+    for (const id of seen) occurred[id] = 1;
+    this.#io.write('sampling', Float32Array.of(temperature, topK, topP, repetitionPenalty));
+    this.#io.write('seen', occurred);
+    // The step to the first token makes these what they should be.
+    const before = this.#length - 1;
+    this.#io.write('next_positions', Int32Array.of(before, before, before));
+    this.#io.write('past', Int32Array.of(before));
+  }
+
+  /**
+   * Chooses the next tokens, at most 32 and as many as there are draws (numbers in 0..1), reading each but the last chosen before.
+   * `isFirst`: none was chosen since `startDecoding`.
+   */
+  async decode(draws: Float32Array, isFirst: boolean, signal?: AbortSignal): Promise<Int32Array> {
+    const steps = Math.min(draws.length, DECODE_STEPS);
+    const reads = isFirst ? steps - 1 : steps;
+    this.#checkRoom(reads);
+    this.#io.write('uniform', draws.subarray(0, steps));
+    this.#io.write('count', Int32Array.of(0));
+    this.#io.flush();
+    if (isFirst) await this.#programs.first.run({}, signal);
+    if (reads > 0) await this.#programs.decode.run({}, signal, reads);
+    this.#length += reads;
+    return this.#io.read('tokens', new Int32Array(steps));
   }
 
   release(): void {
-    this.#program.release();
+    for (const program of Object.values(this.#programs)) program.release();
     for (const storage of this.#storages) addon().release(storage);
     this.#io.release();
+  }
+
+  #built(graph: Graph, build: (graph: Graph) => void): Built {
+    build(graph);
+    return { graph, plan: planMemory(graph, this.#options.device) };
+  }
+
+  /** The model over the cache: the logits of the token that follows the last (of several the one `row` names). */
+  #logits(graph: Graph, { ids, positions, past }: Inputs): Value {
+    const { dtype, capacity } = this.#options;
+    const { heads, kvHeads, headDim, vocabSize } = this.#spec.text;
+    const weights = new GraphWeights(graph, this.#weights, this.#trainables, null);
+    const shape = { heads, kvHeads, headDim, causal: true };
+    const cache = (name: string) => ({ into: graph.value('state', name, dtype, [capacity, kvHeads * headDim]) });
+    const hidden = this.#spec.forward(graph, weights, {
+      ids,
+      positions,
+      dtype,
+      attend: (layer, q, k, v) =>
+        attentionCached(graph, q, k, v, past, { k: cache(`${layer}.k`), v: cache(`${layer}.v`) }, shape),
+    });
+    const last = ids.shape[0] === 1 ? hidden : selectRows(graph, hidden, graph.value('io', 'row', 'i32', [1]));
+    const logits = linear(graph, last, { weight: weights.tensor(this.#spec.head) }).y;
+    const read = graph.value('io', 'logits', 'f32', [1, vocabSize]);
+    if (ids.shape[0] !== 1) cast(graph, logits, { into: read });
+    return ids.shape[0] === 1 ? logits : read;
+  }
+
+  #choose(graph: Graph, logits: Value, { ids, positions, past }: Inputs): void {
+    const io = (name: string, dtype: 'i32' | 'f32' | 'u8', length: number) => graph.value('io', name, dtype, [length]);
+    sampleToken(
+      graph,
+      { logits, sampling: io('sampling', 'f32', 4), uniform: io('uniform', 'f32', DECODE_STEPS) },
+      {
+        seen: { into: io('seen', 'u8', this.#spec.text.vocabSize) },
+        ids: { into: ids },
+        positions: { into: positions },
+        past: { into: past },
+        tokens: { into: io('tokens', 'i32', DECODE_STEPS) },
+        count: { into: io('count', 'i32', 1) },
+      },
+    );
+  }
+
+  #checkRoom(tokens: number): void {
+    if (this.#length + tokens > this.capacity) {
+      throw new VltuneError('ERR_INTERNAL', `the cache has room for ${this.capacity} tokens, not for ${this.#length + tokens}`);
+    }
   }
 }

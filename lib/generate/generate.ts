@@ -63,6 +63,9 @@ export interface GenerationResult {
   readonly tokensPerSecond: number;
 }
 
+/** Tokens that the GPU makes before the host looks: few enough that text flows. */
+const TOKENS_AT_ONCE = 8;
+
 /** Cache sizes grow by this many tokens. */
 const CAPACITY_STEP = 256;
 
@@ -143,21 +146,21 @@ export class Generator {
     const tokenIds: number[] = [];
     let text = '';
     let finishReason: GenerationResult['finishReason'] = 'length';
-    let logits = await session.read(promptIds, options.signal);
+    const onDevice = this.#device === 'cuda' && session.canDecode(sampling);
+    await session.prefill(promptIds, options.signal);
     const started = performance.now();
-    for (;;) {
-      const tokenId = sample(logits, sampling, seen, random);
+    const chosen = onDevice
+      ? chooseOnDevice(session, sampling, seen, random, maxNewTokens, options.signal)
+      : chooseOnHost(session, sampling, seen, random, maxNewTokens, options.signal);
+    for await (const tokenId of chosen) {
       if (stops.has(tokenId)) {
         finishReason = 'stop';
         break;
       }
-      seen.add(tokenId);
       tokenIds.push(tokenId);
       const piece = await decode.push(tokenId);
       text += piece;
       yield { tokenId, text: piece };
-      if (tokenIds.length === maxNewTokens) break;
-      logits = await session.read([tokenId], options.signal);
     }
     const seconds = (performance.now() - started) / 1000;
     text += await decode.end();
@@ -229,6 +232,44 @@ export class Generator {
       capacity: Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP,
     });
     return this.#session;
+  }
+}
+
+/** At most `count` tokens, each by the logits that the host reads. */
+async function* chooseOnHost(
+  session: DecoderSession,
+  sampling: Sampling,
+  seen: Set<number>,
+  random: MersenneTwister,
+  count: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<number> {
+  let logits = session.logits();
+  for (let left = count; ; ) {
+    const tokenId = sample(logits, sampling, seen, random);
+    seen.add(tokenId);
+    yield tokenId;
+    left -= 1;
+    if (left === 0) return;
+    logits = await session.read([tokenId], signal);
+  }
+}
+
+/** At most `count` tokens, some at a time: those that a stop makes superfluous are dropped. */
+async function* chooseOnDevice(
+  session: DecoderSession,
+  sampling: Sampling,
+  seen: ReadonlySet<number>,
+  random: MersenneTwister,
+  count: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<number> {
+  session.startDecoding(sampling, seen);
+  for (let done = 0; done < count; ) {
+    const draws = Float32Array.from({ length: Math.min(TOKENS_AT_ONCE, count - done) }, () => random.uniform());
+    const tokens = await session.decode(draws, done === 0, signal);
+    yield* tokens;
+    done += tokens.length;
   }
 }
 

@@ -54,7 +54,7 @@ export class IoBuffers {
   }
 
   /** Sets an array, from its first element. Inputs are there for the next run once `flush` has been called. */
-  write(name: string, data: Int32Array | Float32Array): void {
+  write(name: string, data: Int32Array | Float32Array | Uint8Array): void {
     const { offset, bytes } = this.#slot(name);
     if (data.byteLength > bytes) throw new VltuneError('ERR_SHAPE', `${name}: ${data.byteLength} bytes do not fit in ${bytes}`);
     if (!this.#mirror || offset >= this.#inputBytes) {

@@ -41,16 +41,21 @@ export class Program {
     );
   }
 
-  /** Runs all ops with these lengths of the named dimensions. Rejects with ERR_CANCELLED when `signal` aborts it. */
-  async run(lengths: Readonly<Record<string, number>>, signal?: AbortSignal): Promise<void> {
+  /** Runs all ops with these lengths of the named dimensions, `repeats` times. Rejects with ERR_CANCELLED when `signal` aborts it. */
+  async run(lengths: Readonly<Record<string, number>>, signal?: AbortSignal, repeats = 1): Promise<void> {
     if (signal?.aborted) throw new VltuneError('ERR_CANCELLED', 'the run was cancelled');
     const cancel = () => addon().cancel(this.#executable);
     signal?.addEventListener('abort', cancel, { once: true });
     try {
-      await addon().run(this.#executable, lengths);
+      await addon().run(this.#executable, lengths, repeats);
     } finally {
       signal?.removeEventListener('abort', cancel);
     }
+  }
+
+  /** Measure each op of the runs to come, or no longer. On the CPU they always are. */
+  measureOps(on: boolean): void {
+    addon().profile(this.#executable, on);
   }
 
   /** Milliseconds that each op has taken in all runs so far, by the op's name, the most expensive first. */

@@ -12,6 +12,7 @@ import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
 import type { LinearSpec } from './family.js';
 import type { ModelFolder } from './model_folder.js';
 import { Staging } from './staging.js';
+import type { StoredWeight, WeightStore } from './weight_store.js';
 
 export interface FrozenOptions {
   readonly device: Device;
@@ -26,10 +27,7 @@ export interface FrozenOptions {
 }
 
 /** What becomes of one tensor. */
-export interface FrozenTensor {
-  readonly name: string;
-  readonly shape: readonly number[];
-  readonly dtype: DType;
+export interface FrozenTensor extends StoredWeight {
   readonly source: 'mapped' | 'cast' | 'quantize' | 'prequantized';
   /** Bytes in memory, scales included. */
   readonly bytes: number;
@@ -42,7 +40,7 @@ const ALIGNMENT = 64;
 /** Tensors that are on their way to a GPU at the same time: one is read from the disk while another is copied. */
 const CUDA_LOADERS = 2;
 
-export class FrozenWeights {
+export class FrozenWeights implements WeightStore {
   readonly #folder: ModelFolder;
   readonly #options: FrozenOptions;
   readonly #tensors = new Map<string, FrozenTensor>();

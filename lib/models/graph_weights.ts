@@ -3,18 +3,18 @@ import { VltuneError } from '../errors.js';
 import type { Graph, Value } from '../graph/graph.js';
 import type { LinearOperands, LoraOperands } from '../ops/linear.js';
 import type { WeightLookup } from './family.js';
-import type { FrozenWeights } from './frozen_weights.js';
 import { loraName, type Trainables } from './trainables.js';
+import type { WeightStore } from './weight_store.js';
 
 export class GraphWeights implements WeightLookup<Value> {
   readonly #graph: Graph;
-  readonly #frozen: FrozenWeights;
+  readonly #frozen: WeightStore;
   readonly #trainables: Trainables;
   readonly #rng: Value | null;
   readonly #values = new Map<string, Value>();
 
   /** `rng` is the key of the dropout masks; null in evaluation, where nothing is dropped. */
-  constructor(graph: Graph, frozen: FrozenWeights, trainables: Trainables, rng: Value | null) {
+  constructor(graph: Graph, frozen: WeightStore, trainables: Trainables, rng: Value | null) {
     this.#graph = graph;
     this.#frozen = frozen;
     this.#trainables = trainables;

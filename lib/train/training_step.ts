@@ -10,9 +10,9 @@ import { align, type Plan, planMemory } from '../graph/planner.js';
 import { type Place, Program } from '../graph/program.js';
 import { blockStarts, levelsAt, type RecomputeLevel, recompute } from '../graph/recompute.js';
 import type { ModelSpec } from '../models/family.js';
-import type { FrozenWeights } from '../models/frozen_weights.js';
 import { GraphWeights } from '../models/graph_weights.js';
 import type { Trainables } from '../models/trainables.js';
+import type { WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type Storage } from '../native.js';
 import { adamw, gradNorm, SEGMENT_COLUMNS } from '../ops/adamw.js';
 import { attention } from '../ops/attention.js';
@@ -88,7 +88,7 @@ interface Candidate {
 export class TrainingStep {
   readonly memory: MemoryPlan;
   readonly #spec: ModelSpec;
-  readonly #frozen: FrozenWeights;
+  readonly #frozen: WeightStore;
   readonly #trainables: Trainables;
   readonly #optimizer: OptimizerLayout;
   readonly #options: StepOptions;
@@ -100,7 +100,7 @@ export class TrainingStep {
   #storages: { params: Storage; grads: Storage; state: Storage; arena: Storage } | undefined;
 
   /** Builds and plans the programs; allocates nothing. ERR_OUT_OF_MEMORY if no plan fits the limit. */
-  constructor(spec: ModelSpec, frozen: FrozenWeights, trainables: Trainables, optimizer: OptimizerLayout, options: StepOptions) {
+  constructor(spec: ModelSpec, frozen: WeightStore, trainables: Trainables, optimizer: OptimizerLayout, options: StepOptions) {
     this.#spec = spec;
     this.#frozen = frozen;
     this.#trainables = trainables;
@@ -218,7 +218,12 @@ export class TrainingStep {
     addon().write(this.#allocated().state, offset + from, data);
   }
 
-  /** Where the time of all micro-steps so far went, by op. */
+  /** Measure each op of the micro-steps to come, or no longer (on the CPU they always are). */
+  measureOps(on: boolean): void {
+    this.#compiled().train.measureOps(on);
+  }
+
+  /** Where the time of all micro-steps that were measured went, by op. */
   profile(): ReturnType<Program['profile']> {
     return this.#compiled().train.profile();
   }

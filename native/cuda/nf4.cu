@@ -1,16 +1,194 @@
 #include "../ops/nf4.h"
 
+#include <cfloat>
+#include <cmath>
+
 #include "../ops/check.h"
+#include "fast_math.cuh"
 #include "nf4.cuh"
+#include "vector.cuh"
 
 namespace vltune::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarp = 32;
+constexpr int kThreads = 256;
 
-template <class T> __device__ T rounded(float x);
-template <> __device__ inline float rounded(float x) { return x; }
-template <> __device__ inline __nv_bfloat16 rounded(float x) { return __float2bfloat16_rn(x); }
+// ---- quantise -------------------------------------------------------------------------------------------------------
+// As bitsandbytes' kQuantizeBlockwiseSmall and kQuantizeBlockwise, which multiply by the approximate reciprocal of the absmax.
+
+// dQuantizeNF4's literals: code k + 1 rather than k above the k-th, strictly.
+constexpr float kThresholds[15] = {-0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
+                                   -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
+                                   0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
+                                   0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f};
+
+// x in -1..1 is looked up by the whole number nearest to 16 x, in whose reach there is at most one threshold. NaN has the last cell,
+// and with it code 0.
+constexpr int kCells = 64, kCellOfZero = 16;
+struct Cells {
+  float above[kCells];
+  int code[kCells];
+  bool sound;
+};
+constexpr Cells make_cells() {
+  Cells cells{};
+  cells.sound = true;
+  for (int c = 0; c < kCells; ++c) {
+    cells.above[c] = INFINITY;
+    for (int k = 0; k < 15; ++k) {
+      const double sixteen = static_cast<double>(kThresholds[k]) * 16 + kCellOfZero + 0.5;
+      const int cell = static_cast<int>(sixteen);
+      if (sixteen - cell < 0.01 || sixteen - cell > 0.99) cells.sound = false;  // too near to an edge for the product's rounding
+      if (cell < c && c <= 2 * kCellOfZero) cells.code[c] = k + 1;
+      if (cell != c) continue;
+      if (cells.above[c] != INFINITY) cells.sound = false;
+      cells.above[c] = kThresholds[k];
+    }
+  }
+  return cells;
+}
+static_assert(make_cells().sound);
+__device__ const Cells kNf4Cells = make_cells();
+
+// A thread takes a word of 8 elements, 8 threads a block. Elements that the last block lacks count as zeros.
+template <class T, bool kIsAligned> __global__ void __launch_bounds__(kThreads) quantize(const T* x, int64_t n, uint8_t* codes, float* absmax) {
+  __shared__ float above[kCells];
+  __shared__ int code_of[kCells];
+  if (threadIdx.x < kCells) {
+    above[threadIdx.x] = kNf4Cells.above[threadIdx.x];
+    code_of[threadIdx.x] = kNf4Cells.code[threadIdx.x];
+  }
+  __syncthreads();
+  const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kNf4Word;
+  const bool is_whole = first + kNf4Word <= n;
+  Lanes<kNf4Word> v;
+  if (kIsAligned && is_whole) {
+    v = load_lanes<kNf4Word, Use::Constant>(x + first);
+  } else {
+    for (int k = 0; k < kNf4Word; ++k) v[k] = first + k < n ? to_float(x[first + k]) : 0.0f;
+  }
+  float largest = -FLT_MAX;
+#pragma unroll
+  for (int k = 0; k < kNf4Word; ++k) largest = fast::max(fabsf(v[k]), largest);
+#pragma unroll
+  for (int offset = 4; offset > 0; offset /= 2) largest = fast::max(__shfl_xor_sync(kAllLanes, largest, offset), largest);
+  if (first >= n) return;
+  if (first % kNf4Block == 0) absmax[first / kNf4Block] = largest;
+  const float scale = fast::reciprocal(largest);
+  uint32_t word = 0;
+#pragma unroll
+  for (int k = 0; k < kNf4Word; ++k) {
+    const float scaled = fast::mul(v[k], scale);
+    const uint32_t cell = __float_as_uint(__fmaf_rn(scaled, 16.0f, 0x1p23f + kCellOfZero)) % kCells;
+    const uint32_t code = static_cast<uint32_t>(code_of[cell]) + (scaled > above[cell]);
+    word |= code << (k / 2 * 8 + (k % 2 ? 0 : 4));
+  }
+  if (kIsAligned && is_whole) {
+    *reinterpret_cast<uint32_t*>(codes + first / 2) = word;
+  } else {
+    for (int k = 0; k < kNf4Word && first + k < n; k += 2) codes[(first + k) / 2] = static_cast<uint8_t>(word >> (k / 2 * 8));
+  }
+}
+
+// The mean as torch's CUDA kernel adds it (ATen/native/cuda/Reduce.cuh, a contiguous list reduced to one number): `blocks` blocks of
+// `threads`, a thread's four sums over every blocks * threads-th vector of 4, lanes halved, then the blocks' sums likewise.
+constexpr int kMeanThreads = 512;
+struct MeanShape {
+  int threads, blocks;
+};
+int last_power_of_two(int64_t n) {
+  int power = 1;
+  while (power * 2 <= n) power *= 2;
+  return power;
+}
+MeanShape mean_shape(int64_t n, const DeviceInfo& device) {
+  constexpr int64_t kLeast = 16, kMost = 256;  // elements of a thread
+  const int64_t wide = n >= 128 ? n / 4 : n;
+  const int threads = wide < kMeanThreads ? last_power_of_two(wide) : kMeanThreads;
+  const int64_t each = ceil_div(n, threads);
+  if (each < kMost) return {threads, 1};
+  const int capability = device.capability();
+  const int resident = capability == 75 ? 1024 : capability == 80 || capability == 90 || capability == 100 ? 2048 : 1536;  // threads
+  int64_t blocks = int64_t{device.multiprocessors} * (resident / threads);
+  if (blocks > ceil_div(each, kLeast)) blocks = ceil_div(each, kLeast);
+  if (blocks < ceil_div(each, kMost)) blocks = ceil_div(each, kMost);
+  return {threads, static_cast<int>(blocks)};
+}
+
+// Thread 0 has the sum.
+__device__ float halved_sum(float sum, float* shared) {
+  const int threads = static_cast<int>(blockDim.x);
+  shared[threadIdx.x] = sum;
+  for (int offset = threads / 2; offset > 0; offset /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < offset) {
+      sum = __fadd_rn(sum, shared[threadIdx.x + offset]);
+      shared[threadIdx.x] = sum;
+    }
+  }
+  return sum;
+}
+
+// sums[block], or the mean itself where there is one block.
+__global__ void __launch_bounds__(kMeanThreads) add_blocks(const float* x, int64_t n, float factor, float* sums) {
+  __shared__ float shared[kMeanThreads];
+  float sum[4] = {0, 0, 0, 0};
+  if (n >= 128) {
+    const int64_t step = int64_t{gridDim.x} * blockDim.x * 4;
+    for (int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * 4; i + 3 < n; i += step)
+      for (int k = 0; k < 4; ++k) sum[k] = __fadd_rn(sum[k], x[i + k]);
+    const int64_t tail = n / 4 * 4 + threadIdx.x;
+    if (blockIdx.x == 0 && tail < n) sum[0] = __fadd_rn(sum[0], x[tail]);
+  } else {
+    for (int k = 0; k < 4; ++k)
+      if (threadIdx.x + k * blockDim.x < n) sum[k] = x[threadIdx.x + k * blockDim.x];
+  }
+  for (int k = 1; k < 4; ++k) sum[0] = __fadd_rn(sum[0], sum[k]);
+  const float total = halved_sum(sum[0], shared);
+  if (threadIdx.x == 0) sums[blockIdx.x] = gridDim.x == 1 ? __fmul_rn(total, factor) : total;
+}
+
+__global__ void __launch_bounds__(kMeanThreads) add_sums(const float* sums, int count, float factor, float* mean) {
+  __shared__ float shared[kMeanThreads];
+  float sum = 0;
+  for (int i = threadIdx.x; i < count; i += kMeanThreads) sum = __fadd_rn(sum, sums[i]);
+  sum = halved_sum(sum, shared);
+  if (threadIdx.x == 0) *mean = __fmul_rn(sum, factor);
+}
+
+// The nearest code of the signed dynamic map, as bitsandbytes' dQuantize finds it: by midpoints, a tie goes to the even code where
+// the search ends, and NaN to 0.
+__device__ int nearest_code(const float* map, float x) {
+  int code = 127;
+#pragma unroll
+  for (int step = 64; step > 0; step /= 2) code += x > map[code] ? step : -step;
+  if (x > map[code]) return x > __fmul_rn(__fadd_rn(map[code + 1], map[code]), 0.5f) ? code + 1 : code;
+  if (code > 0 && x < __fmul_rn(__fadd_rn(map[code - 1], map[code]), 0.5f)) return code - 1;
+  return code;
+}
+
+// A block of threads, a nested block; elements that the last one lacks count as zeros.
+__global__ void __launch_bounds__(kNf4NestedBlock) quantize_absmax(const float* absmax, int64_t n, const float* offset, uint8_t* codes, float* nested) {
+  constexpr int kWarps = static_cast<int>(kNf4NestedBlock) / kWarp;
+  __shared__ float map[256];
+  __shared__ float warp_largest[kWarps];
+  map[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
+  const int64_t i = int64_t{blockIdx.x} * kNf4NestedBlock + threadIdx.x;
+  const float value = i < n ? __fsub_rn(absmax[i], *offset) : 0.0f;
+  float largest = fast::max(fabsf(value), -FLT_MAX);
+#pragma unroll
+  for (int width = kWarp / 2; width > 0; width /= 2) largest = fast::max(__shfl_xor_sync(kAllLanes, largest, width), largest);
+  if (threadIdx.x % kWarp == 0) warp_largest[threadIdx.x / kWarp] = largest;
+  __syncthreads();
+  for (int w = 0; w < kWarps; ++w) largest = fast::max(warp_largest[w], largest);
+  if (threadIdx.x == 0) nested[blockIdx.x] = largest;
+  if (i < n) codes[i] = static_cast<uint8_t>(nearest_code(map, fast::mul(value, fast::reciprocal(largest))));
+}
+
+__global__ void copy_maps(float* of_signed, float* of_unsigned) {
+  of_signed[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
+  of_unsigned[threadIdx.x] = kDynamicMapUnsigned[threadIdx.x];
+}
 
 // ---- dequantise -----------------------------------------------------------------------------------------------------
 
@@ -55,7 +233,7 @@ template <class T, int kWords, bool kIsFlat> __global__ void __launch_bounds__(k
   }
 #pragma unroll
   for (int u = 0; u < kWords; ++u) {
-    const float scale = __shfl_sync(0xffffffffu, block_scale, (u * kWarp + lane) * kNf4Word / static_cast<int>(kNf4Block));
+    const float scale = __shfl_sync(kAllLanes, block_scale, (u * kWarp + lane) * kNf4Word / static_cast<int>(kNf4Block));
     const int64_t e = base + (u * kWarp + lane) * kNf4Word;
     float value[kNf4Word];
     nf4_decode(word[u], scale, code, value);
@@ -71,7 +249,7 @@ template <class T, int kWords, bool kIsFlat> __global__ void __launch_bounds__(k
       } else {  // a last word of fewer elements; its bytes are read one by one, for there may be no four
         for (int k = 0; e + k < end; ++k) {
           const uint8_t byte = rows.codes[(e + k) / 2];
-          to[k] = rounded<T>(__fmul_rn(kNf4Code[k % 2 ? byte & 15 : byte >> 4], scale));
+          to[k] = from_float<T>(__fmul_rn(kNf4Code[k % 2 ? byte & 15 : byte >> 4], scale));
         }
       }
     }
@@ -88,19 +266,14 @@ template <class T> __global__ void __launch_bounds__(kThreads) read_elements(con
     const int64_t e = rows.first + i;
     const uint8_t byte = rows.codes[e / 2];
     rows.to[i / rows.width * rows.stride + i % rows.width] =
-        rounded<T>(__fmul_rn(kNf4Code[e % 2 ? byte & 15 : byte >> 4], nf4_scale(rows.state, e / kNf4Block)));
+        from_float<T>(__fmul_rn(kNf4Code[e % 2 ? byte & 15 : byte >> 4], nf4_scale(rows.state, e / kNf4Block)));
   }
 }
 
-bool is_aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0; }
-
 // ---------------------------------------------------------------------------------------------------------------------
 
-// Blocks for `tasks` of them at `per_block`, at most a number that fills any device several times.
-int blocks_for(int64_t tasks, int64_t per_block, int64_t most = INT32_MAX) {
-  const int64_t blocks = (tasks + per_block - 1) / per_block;
-  return static_cast<int>(blocks < most ? blocks : most);
-}
+// At most a number that fills any device several times, for kernels that go on by strides of the grid.
+constexpr int64_t kMostBlocks = 1 << 16;
 
 // A wave of warps is long enough to hide its start only where there are many; small tensors are spread over more.
 constexpr int kManyWords = 8, kFewWords = 4;
@@ -108,7 +281,7 @@ constexpr int64_t kElementsForMany = int64_t{1} << 23;
 
 template <class T, int kWords, bool kIsFlat> void launch_words(const OpCall& call, const Rows<T>& rows) {
   const int64_t covered = rows.count + rows.first % kNf4Block;
-  const int blocks = blocks_for(covered, int64_t{kThreads} * kWords * kNf4Word);
+  const auto blocks = static_cast<unsigned>(ceil_div(covered, int64_t{kThreads} * kWords * kNf4Word));
   read_words<T, kWords, kIsFlat><<<blocks, kThreads, 0, stream_of(call)>>>(rows);
 }
 
@@ -117,12 +290,13 @@ template <class T> void read_rows(const OpCall& call, const Rows<T>& rows) {
   const bool is_flat = rows.width == rows.stride || rows.count <= rows.width;
   const bool fits_words = rows.width % kNf4Word == 0 && rows.stride * static_cast<int64_t>(sizeof(T)) % 16 == 0 &&
                           rows.count / kNf4Word < INT32_MAX - kManyWords * kWarp;
-  if ((is_flat || fits_words) && rows.first % kNf4Word == 0 && is_aligned(rows.codes, 4) && is_aligned(rows.to, 16)) {
+  if ((is_flat || fits_words) && rows.first % kNf4Word == 0 && all_aligned(4, rows.codes) && all_aligned(kVectorBytes, rows.to)) {
     const bool many = rows.count >= kElementsForMany;
     if (is_flat) many ? launch_words<T, kManyWords, true>(call, rows) : launch_words<T, kFewWords, true>(call, rows);
     else many ? launch_words<T, kManyWords, false>(call, rows) : launch_words<T, kFewWords, false>(call, rows);
   } else {
-    read_elements<T><<<blocks_for(rows.count, kThreads, 1 << 16), kThreads, 0, stream_of(call)>>>(rows);
+    const int64_t blocks = ceil_div(rows.count, kThreads);
+    read_elements<T><<<static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks), kThreads, 0, stream_of(call)>>>(rows);
   }
   check_launch(call);
 }
@@ -134,7 +308,48 @@ void dequantize_rows(const OpCall& call, const Tensor& nf4_weight, int64_t first
   const int64_t width = nf4_weight.dim(-1), first = first_row * width, count = rows * width;
   const auto* codes = nf4_weight.as<uint8_t>();
   if (to_dtype == DType::F32) read_rows<float>(call, {codes, nf4_weight.nf4, first, count, static_cast<float*>(to), to_stride, width});
-  else read_rows<__nv_bfloat16>(call, {codes, nf4_weight.nf4, first, count, static_cast<__nv_bfloat16*>(to), to_stride, width});
+  else read_rows<Bf16>(call, {codes, nf4_weight.nf4, first, count, static_cast<Bf16*>(to), to_stride, width});
+}
+
+void nf4_quantize(const OpCall& call) {
+  const Tensor &x = input(call, 0), &codes = output(call, 0), &absmax = output(call, 1);
+  check_present(call, x, "x");
+  check_dtype(call, x, "x", kIsFloat);
+  const int64_t n = x.numel();
+  check_operand(call, codes, "codes", kIsU8, {(n + 1) / 2});
+  check_operand(call, absmax, "absmax", kIsF32, {ceil_div(n, kNf4Block)});
+  if (n == 0) return;
+  const auto blocks = static_cast<unsigned>(ceil_div(n, int64_t{kThreads} * kNf4Word));
+  with_float(x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const bool aligned = all_aligned(kVectorBytes, x.data) && all_aligned(4, codes.data);
+    const auto kernel = aligned ? quantize<T, true> : quantize<T, false>;
+    kernel<<<blocks, kThreads, 0, stream_of(call)>>>(x.as<T>(), n, codes.as<uint8_t>(), absmax.as<float>());
+  });
+  check_launch(call);
+}
+
+void nf4_quantize_absmax(const OpCall& call) {
+  const Tensor &absmax = input(call, 0), &codes = output(call, 0), &nested = output(call, 1), &offset = output(call, 2);
+  check_operand(call, absmax, "absmax", kIsF32, {kAny});
+  const int64_t n = absmax.dim(0), blocks = ceil_div(n, kNf4NestedBlock);
+  check_operand(call, codes, "absmax_u8", kIsU8, {n});
+  check_operand(call, nested, "nested_absmax", kIsF32, {blocks});
+  check_operand(call, offset, "offset", kIsF32, {1});
+  if (n == 0) return;
+  // The blocks' sums wait in nested, which is longer and is not written yet.
+  const MeanShape shape = mean_shape(n, device());
+  const float factor = 1.0f / static_cast<float>(n);
+  float* sums = shape.blocks == 1 ? offset.as<float>() : nested.as<float>();
+  add_blocks<<<shape.blocks, shape.threads, 0, stream_of(call)>>>(absmax.as<float>(), n, factor, sums);
+  check_launch(call);
+  if (shape.blocks > 1) {
+    add_sums<<<1, kMeanThreads, 0, stream_of(call)>>>(sums, shape.blocks, factor, offset.as<float>());
+    check_launch(call);
+  }
+  quantize_absmax<<<static_cast<unsigned>(blocks), kNf4NestedBlock, 0, stream_of(call)>>>(absmax.as<float>(), n, offset.as<float>(),
+                                                                                          codes.as<uint8_t>(), nested.as<float>());
+  check_launch(call);
 }
 
 void nf4_dequantize(const OpCall& call) {
@@ -148,6 +363,14 @@ void nf4_dequantize(const OpCall& call) {
   row.rank = 1;
   row.shape[0] = x.numel();
   dequantize_rows(call, row, 0, 1, y.data, y.dtype, row.shape[0]);
+}
+
+void dynamic_map(const OpCall& call) {
+  const Tensor &of_signed = output(call, 0), &of_unsigned = output(call, 1);
+  check_operand(call, of_signed, "signed", kIsF32, {256});
+  check_operand(call, of_unsigned, "unsigned", kIsF32, {256});
+  copy_maps<<<1, 256, 0, stream_of(call)>>>(of_signed.as<float>(), of_unsigned.as<float>());
+  check_launch(call);
 }
 
 }  // namespace vltune::cuda

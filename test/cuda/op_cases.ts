@@ -503,7 +503,7 @@ function optimizers(numbers: Numbers): OpCase[] {
     const after = computed(
       'adamw',
       first,
-      fresh.map((tensor) => tensor?.to('cpu')),
+      fresh.map((tensor) => tensor?.to('cpu') ?? null),
       { variant },
     );
     const bound: Bound[] = [1e-6, 'codes', 'codes', 1e-6, 1e-6, 1e-6, 1e-6];

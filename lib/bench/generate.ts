@@ -1,0 +1,96 @@
+/** `vltune bench generate`: a prompt and the tokens after it at true size, on random weights that are made in place. */
+import { DecoderSession } from '../generate/decoder_session.js';
+import { sample } from '../generate/sampler.js';
+import { newAdapters } from '../models/adapters.js';
+import { Trainables } from '../models/trainables.js';
+import { addon, type Device } from '../native.js';
+import { MersenneTwister } from '../random.js';
+import { quantile } from './harness.js';
+import { modelOfShape, RandomWeights } from './random_model.js';
+
+export interface GenerateBenchOptions {
+  /** One of SHAPE_NAMES. */
+  readonly shape: string;
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  readonly loadIn4bit: boolean;
+  readonly dtype: 'f32' | 'bf16';
+  readonly device: Device;
+  /** Rank of adapters on all linear layers; 0: none. */
+  readonly loraR: number;
+  /** 0: greedy. */
+  readonly temperature: number;
+  readonly rounds: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface GenerateBenchResult {
+  /** New tokens a second after the first, by the median round. */
+  readonly tokensPerSecond: number;
+  /** Milliseconds until the first token is known. */
+  readonly timeToFirstTokenMs: number;
+  readonly peakMemoryBytes: number;
+  /** Bytes of weights that each token must read, times tokens a second. */
+  readonly weightBytesPerSecond: number;
+}
+
+const TOKENS_AT_ONCE = 8;
+
+export async function benchGenerate(options: GenerateBenchOptions): Promise<GenerateBenchResult> {
+  const { shape, device, dtype, promptTokens, newTokens, signal } = options;
+  const spec = modelOfShape(shape);
+  const modules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+  const lora = { r: options.loraR, alpha: options.loraR, dropout: 0, useRslora: false, targetModules: modules };
+  const trainables = options.loraR > 0 ? newAdapters(spec, lora) : Trainables.none();
+  const weights = new RandomWeights(spec, dtype, options.loadIn4bit);
+  const params = addon().allocate(trainables.layout.elements * 4, device);
+  let session: DecoderSession | undefined;
+  try {
+    await weights.load(device);
+    session = new DecoderSession(spec, weights, trainables, params, { dtype, device, capacity: promptTokens + newTokens });
+    const prompt = Int32Array.from({ length: promptTokens }, (_, i) => (i * 7919) % spec.text.vocabSize);
+    const sampling = { temperature: options.temperature, topK: 20, topP: 0.8, repetitionPenalty: 1 };
+    const random = new MersenneTwister(1);
+    const firsts: number[] = [];
+    const speeds: number[] = [];
+    for (let round = 0; round <= options.rounds; round++) {
+      session.reset();
+      const started = performance.now();
+      let first: number;
+      if (device === 'cuda' && session.canDecode(sampling)) {
+        await session.prefill(prompt, signal);
+        session.startDecoding(sampling, []);
+        await session.decode(Float32Array.of(random.uniform()), true, signal);
+        first = performance.now();
+        for (let done = 1; done < newTokens; ) {
+          const draws = Float32Array.from({ length: Math.min(TOKENS_AT_ONCE, newTokens - done) }, () => random.uniform());
+          done += (await session.decode(draws, false, signal)).length;
+        }
+      } else {
+        let token = sample(await session.read(prompt, signal), sampling, new Set(), random);
+        first = performance.now();
+        for (let done = 1; done < newTokens; done++)
+          token = sample(await session.read([token], signal), sampling, new Set(), random);
+      }
+      if (round === 0) continue; // kernels are loaded, graphs are made
+      firsts.push(first - started);
+      speeds.push(((newTokens - 1) * 1000) / (performance.now() - first));
+    }
+    const tokensPerSecond = quantile(speeds, 0.5);
+    const { free, total } =
+      device === 'cuda' ? addon().deviceMemory() : { free: 0, total: process.resourceUsage().maxRSS * 1024 };
+    // The embedding table is read whole only where it is the head too.
+    const read =
+      weights.bytes - (spec.head === spec.embedding ? 0 : spec.text.vocabSize * spec.text.hiddenSize * (dtype === 'f32' ? 4 : 2));
+    return {
+      tokensPerSecond,
+      timeToFirstTokenMs: quantile(firsts, 0.5),
+      peakMemoryBytes: total - free,
+      weightBytesPerSecond: read * tokensPerSecond,
+    };
+  } finally {
+    session?.release();
+    weights.release();
+    addon().release(params);
+  }
+}

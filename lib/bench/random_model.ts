@@ -1,0 +1,258 @@
+/** Models of true shape with random weights that are made in place: what a training step or a token costs, without a checkpoint. */
+import { VltuneError } from '../errors.js';
+import type { Place } from '../graph/program.js';
+import type { LinearSpec, ModelSpec } from '../models/family.js';
+import { nf4Bytes } from '../models/frozen_weights.js';
+import { QWEN3_VL } from '../models/qwen3_vl.js';
+import type { StoredWeight, WeightStore } from '../models/weight_store.js';
+import { addon, type Device, type DType, dtypeBytes, type Storage } from '../native.js';
+import type { ActivationDType } from '../ops/builder.js';
+import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
+import { f32ToBf16 } from '../weights/float16.js';
+
+interface TextSizes {
+  readonly hidden: number;
+  readonly intermediate: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly vocab: number;
+  readonly tied: boolean;
+}
+
+/** The language models of the public Qwen3-VL checkpoints, and a text model of the 100 M class. */
+const SHAPES: Readonly<Record<string, TextSizes>> = {
+  'qwen3-vl-2b': {
+    hidden: 2048,
+    intermediate: 6144,
+    layers: 28,
+    heads: 16,
+    kvHeads: 8,
+    headDim: 128,
+    vocab: 151_936,
+    tied: true,
+  },
+  'qwen3-vl-4b': {
+    hidden: 2560,
+    intermediate: 9728,
+    layers: 36,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    vocab: 151_936,
+    tied: true,
+  },
+  'qwen3-vl-8b': {
+    hidden: 4096,
+    intermediate: 12_288,
+    layers: 36,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    vocab: 151_936,
+    tied: false,
+  },
+  '100m': { hidden: 768, intermediate: 2048, layers: 10, heads: 12, kvHeads: 4, headDim: 64, vocab: 32_000, tied: true },
+};
+
+export const SHAPE_NAMES: readonly string[] = Object.keys(SHAPES);
+
+/** The model that `--shape` names. */
+export function modelOfShape(name: string): ModelSpec {
+  const { hidden, intermediate, layers, heads, kvHeads, headDim, vocab, tied } = SHAPES[name]!;
+  const half = headDim / 2;
+  const side = Math.floor((half * 5) / 16);
+  return QWEN3_VL.describe(
+    {
+      model_type: 'qwen3_vl',
+      tie_word_embeddings: tied,
+      text_config: {
+        vocab_size: vocab,
+        hidden_size: hidden,
+        intermediate_size: intermediate,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: kvHeads,
+        head_dim: headDim,
+        rms_norm_eps: 1e-6,
+        max_position_embeddings: 262_144,
+        rope_parameters: {
+          rope_type: 'default',
+          rope_theta: 5_000_000,
+          mrope_section: [half - 2 * side, side, side],
+          mrope_interleaved: true,
+        },
+      },
+      // Text leaves the vision tower alone; these are its least sizes.
+      vision_config: { hidden_size: 16, intermediate_size: 16, depth: 1, out_hidden_size: hidden, deepstack_visual_indexes: [] },
+    },
+    name,
+  );
+}
+
+const DEVIATION = 0.02;
+/** Elements of the table of random numbers that all weights are cut from, and the step between two cuts. */
+const TABLE = 1 << 24;
+const STEP = 8191 * NF4_BLOCK;
+
+export class RandomWeights implements WeightStore {
+  readonly #dtype: 'f32' | 'bf16';
+  readonly #linears: ReadonlyMap<string, LinearSpec>;
+  readonly #tensors = new Map<string, StoredWeight>();
+  readonly #places = new Map<string, Place>();
+  readonly #storages: Storage[] = [];
+  #bytes = 0;
+
+  constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean) {
+    this.#dtype = dtype === 'f32' ? 'f32' : 'bf16';
+    this.#linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
+    for (const { name, shape, part } of spec.tensors) if (part === 'language') this.#plan(name, shape, this.#dtype);
+    for (const { name, in: width, out, bias, part } of spec.linears) {
+      if (part === 'vision' || (part === 'head' && spec.head === spec.embedding)) continue;
+      this.#plan(`${name}.weight`, [out, width], part === 'language' && loadIn4bit ? 'nf4' : this.#dtype);
+      if (bias) this.#plan(`${name}.bias`, [out], this.#dtype);
+    }
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  linear(module: string): LinearSpec {
+    return this.#linears.get(module)!;
+  }
+
+  get(name: string): StoredWeight | undefined {
+    return this.#tensors.get(name);
+  }
+
+  place(name: string): Place {
+    const place = this.#places.get(name);
+    if (!place) throw new VltuneError('ERR_INTERNAL', `the weight ${name} is not made`);
+    return place;
+  }
+
+  /** Makes every weight: normal numbers of deviation 0.02; norms are 1 throughout. */
+  async load(device: Device): Promise<void> {
+    const element = dtypeBytes(this.#dtype, 1);
+    const table = addon().allocate(TABLE * element, device);
+    try {
+      await addon().copyAsync(table, 0, this.#host(normals(TABLE)), 0, TABLE * element);
+      let cut = 0;
+      for (const { name, shape, dtype } of this.#tensors.values()) {
+        const numel = shape.reduce((product, dim) => product * dim, 1);
+        cut = (cut + STEP) % TABLE;
+        if (shape.length === 1) this.#places.set(name, this.#ones(numel, device));
+        else if (dtype === 'nf4') this.#places.set(name, await this.#quantized(table, cut, shape, device));
+        else this.#places.set(name, this.#copied(table, cut, numel, element, device));
+      }
+    } finally {
+      addon().release(table);
+    }
+  }
+
+  release(): void {
+    for (const storage of this.#storages.splice(0)) addon().release(storage);
+  }
+
+  #plan(name: string, shape: readonly number[], dtype: DType): void {
+    const numel = shape.reduce((product, dim) => product * dim, 1);
+    const bytes = dtype === 'nf4' ? nf4Bytes(numel, true) : dtypeBytes(dtype, numel);
+    this.#bytes += bytes;
+    this.#tensors.set(name, { name, shape, dtype });
+  }
+
+  #own(bytes: number, device: Device): Storage {
+    const storage = addon().allocate(bytes, device);
+    this.#storages.push(storage);
+    return storage;
+  }
+
+  /** A host storage of numbers in this model's dtype. */
+  #host(values: Float32Array): Storage {
+    const storage = addon().allocate(dtypeBytes(this.#dtype, values.length), 'cpu');
+    if (this.#dtype === 'f32') {
+      addon().write(storage, 0, values);
+    } else {
+      const bits = new Uint16Array(values.length);
+      f32ToBf16(values, bits);
+      addon().write(storage, 0, bits);
+    }
+    return storage;
+  }
+
+  #ones(numel: number, device: Device): Place {
+    const storage = this.#own(dtypeBytes(this.#dtype, numel), device);
+    const host = this.#host(new Float32Array(numel).fill(1));
+    addon().copy(storage, 0, host, 0, dtypeBytes(this.#dtype, numel));
+    addon().release(host);
+    return { storage, offset: 0 };
+  }
+
+  #copied(table: Storage, cut: number, numel: number, element: number, device: Device): Place {
+    const storage = this.#own(numel * element, device);
+    for (let done = 0, from = cut; done < numel; from = (from + STEP) % TABLE) {
+      const take = Math.min(numel - done, TABLE - from);
+      addon().copy(storage, done * element, table, from * element, take * element);
+      done += take;
+    }
+    return { storage, offset: 0 };
+  }
+
+  async #quantized(table: Storage, cut: number, shape: readonly number[], device: Device): Promise<Place> {
+    const numel = shape.reduce((product, dim) => product * dim, 1);
+    const blocks = Math.ceil(numel / NF4_BLOCK);
+    const nested = Math.ceil(blocks / NF4_NESTED_BLOCK);
+    const aligned = (bytes: number) => Math.ceil(bytes / 64) * 64;
+    // A cut that ends before the table does; weights are smaller than the table but for wider models, whose rows repeat it.
+    const element = dtypeBytes(this.#dtype, 1);
+    const wide = numel > TABLE ? this.#copied(table, cut, numel, element, device) : undefined;
+    const from = wide ?? { storage: table, offset: (cut % (TABLE - numel + 1)) * element };
+    const codes = aligned(Math.ceil(numel / 2));
+    const storage = this.#own(codes + aligned(blocks) + nested * 4, device);
+    const scratch = addon().allocate(aligned(blocks * 4) + 4, device);
+    try {
+      const absmax = { storage: scratch, offset: 0, dtype: 'f32' as const, shape: [blocks] };
+      await addon().callAsync(
+        'nf4_quantize',
+        [{ ...from, dtype: this.#dtype, shape }],
+        [{ storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, absmax],
+        {},
+      );
+      const absmaxU8 = { storage, offset: codes };
+      const nestedAbsmax = { storage, offset: codes + aligned(blocks) };
+      await addon().callAsync(
+        'nf4_quantize_absmax',
+        [absmax],
+        [
+          { ...absmaxU8, dtype: 'u8', shape: [blocks] },
+          { ...nestedAbsmax, dtype: 'f32', shape: [nested] },
+          { storage: scratch, offset: aligned(blocks * 4), dtype: 'f32', shape: [1] },
+        ],
+        {},
+      );
+      const nestedOffset = new Float32Array(1);
+      addon().read(scratch, aligned(blocks * 4), nestedOffset);
+      return { storage, offset: 0, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nestedOffset[0]! } };
+    } finally {
+      addon().release(scratch);
+      if (wide) {
+        this.#storages.splice(this.#storages.indexOf(wide.storage), 1);
+        addon().release(wide.storage);
+      }
+    }
+  }
+}
+
+/** Normal numbers, the same at each call. */
+export function normals(count: number, deviation: number = DEVIATION): Float32Array {
+  let state = 1;
+  const uniform = (): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return (state + 0.5) / 2 ** 32;
+  };
+  const values = new Float32Array(count);
+  for (let i = 0; i < count; i++) values[i] = deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+  return values;
+}

@@ -1,0 +1,164 @@
+/** `vltune bench step`: a training step at true size, on random weights that are made in place. */
+import { newAdapters } from '../models/adapters.js';
+import type { ModelSpec } from '../models/family.js';
+import type { Trainables } from '../models/trainables.js';
+import { addon, type Device } from '../native.js';
+import { memoryBudget } from '../train/memory_limit.js';
+import { type Optim, OptimizerLayout } from '../train/optimizer.js';
+import { type MicroBatch, TrainingStep } from '../train/training_step.js';
+import { quantile } from './harness.js';
+import { modelOfShape, normals, RandomWeights } from './random_model.js';
+
+export interface StepBenchOptions {
+  /** One of SHAPE_NAMES. */
+  readonly shape: string;
+  /** Sequences of `maxLength` tokens in a micro-batch. */
+  readonly perDeviceTrainBatchSize: number;
+  readonly maxLength: number;
+  readonly gradientAccumulationSteps: number;
+  readonly loadIn4bit: boolean;
+  readonly dtype: 'f32' | 'bf16';
+  readonly device: Device;
+  readonly loraR: number;
+  readonly optim: Optim;
+  readonly gradientCheckpointing: boolean;
+  /** Bytes that the plan must fit in. */
+  readonly memory: number | undefined;
+  /** Updates that are timed, after two that are not. */
+  readonly steps: number;
+  /** Also measure each op of a micro-step. */
+  readonly profile: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface StepBenchResult {
+  /** By the median step. */
+  readonly tokensPerSecond: number;
+  /** Milliseconds of an update: all micro-steps and the optimizer; the median, the least and the most. */
+  readonly stepMs: number;
+  readonly stepMsSpread: readonly [number, number];
+  /** The most that was held: on a GPU as the driver counts it (its own context and every process included), else resident memory. */
+  readonly peakMemoryBytes: number;
+  /** What vltune planned for weights, parameters, optimizer, activations and inputs. */
+  readonly plannedMemoryBytes: number;
+  /** Floating-point operations that a token costs at least: forward, and backward into inputs and adapters. */
+  readonly flopsPerToken: number;
+  /** Milliseconds of an update in which no program ran: batches, writes, bookkeeping. */
+  readonly hostMs: number;
+  readonly recompute: string;
+  readonly loss: number;
+  readonly ops?: readonly { readonly op: string; readonly calls: number; readonly milliseconds: number }[];
+}
+
+const WARM_UP = 2;
+
+/** Runs the benchmark. ERR_OUT_OF_MEMORY if no plan fits. */
+export async function benchStep(options: StepBenchOptions): Promise<StepBenchResult> {
+  const { shape, device, dtype, maxLength, perDeviceTrainBatchSize: rows, gradientAccumulationSteps, signal } = options;
+  const spec = modelOfShape(shape);
+  const trainables = newAdapters(spec, {
+    r: options.loraR,
+    alpha: options.loraR,
+    dropout: 0,
+    useRslora: false,
+    targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+  });
+  const { limit } = memoryBudget(device, options.memory, true);
+  const weights = new RandomWeights(spec, dtype, options.loadIn4bit);
+  const step = new TrainingStep(spec, weights, trainables, new OptimizerLayout(trainables.layout, options.optim), {
+    dtype,
+    device,
+    maxTokens: rows * maxLength,
+    maxSequences: rows,
+    maxTargets: rows * maxLength,
+    maxGradNorm: 1,
+    gradientCheckpointing: options.gradientCheckpointing,
+    ...(limit && { memoryLimit: limit }),
+  });
+  try {
+    await weights.load(device);
+    step.allocate();
+    for (const { name, numel, shape: dims } of trainables.layout.parameters) {
+      // As after some training: B is no longer zero.
+      step.writeParameter(name, normals(numel, 1 / Math.sqrt(dims[1]!)));
+    }
+    const times: number[] = [];
+    const hostTimes: number[] = [];
+    let loss = 0;
+    for (let t = 1; t <= WARM_UP + options.steps; t++) {
+      const started = performance.now();
+      let running = 0;
+      const timed = async <T>(work: Promise<T>): Promise<T> => {
+        const before = performance.now();
+        const result = await work;
+        running += performance.now() - before;
+        return result;
+      };
+      for (let micro = 0; micro < gradientAccumulationSteps; micro++) {
+        const batch = randomBatch(spec, rows, maxLength, t * gradientAccumulationSteps + micro);
+        await timed(step.microStep(batch, 1 / (rows * (maxLength - 1) * gradientAccumulationSteps), [t, micro], signal));
+      }
+      const hyper = { learningRate: 2e-5, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, step: t };
+      loss = (await timed(step.update(hyper))).loss;
+      const passed = performance.now() - started;
+      if (t > WARM_UP) {
+        times.push(passed);
+        hostTimes.push(passed - running);
+      }
+    }
+    const peakMemoryBytes = device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : usedOnDevice();
+    let ops: StepBenchResult['ops'];
+    if (options.profile) {
+      step.measureOps(true);
+      await step.microStep(randomBatch(spec, rows, maxLength, 0), 1e-6, [0, 0], signal);
+      ops = step.profile();
+    }
+    const stepMs = quantile(times, 0.5);
+    return {
+      tokensPerSecond: (rows * maxLength * gradientAccumulationSteps * 1000) / stepMs,
+      stepMs,
+      stepMsSpread: [Math.min(...times), Math.max(...times)],
+      peakMemoryBytes,
+      plannedMemoryBytes: step.memory.total,
+      flopsPerToken: flopsPerToken(spec, trainables, maxLength),
+      hostMs: quantile(hostTimes, 0.5),
+      recompute: step.memory.recompute,
+      loss,
+      ...(ops && { ops }),
+    };
+  } finally {
+    step.release();
+    weights.release();
+  }
+}
+
+function usedOnDevice(): number {
+  const { free, total } = addon().deviceMemory();
+  return total - free;
+}
+
+/** Full sequences of random tokens, each but the last of which is a target. */
+function randomBatch(spec: ModelSpec, rows: number, length: number, seed: number): MicroBatch {
+  let state = seed >>> 0;
+  const tokens = rows * length;
+  const ids = Int32Array.from({ length: tokens }, () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return Math.floor((state / 2 ** 32) * spec.text.vocabSize);
+  });
+  return {
+    ids,
+    targets: Int32Array.from({ length: tokens }, (_, i) => (i % length === length - 1 ? -100 : ids[i + 1]!)),
+    positions: Int32Array.from({ length: 3 * tokens }, (_, i) => i % length),
+    bounds: Int32Array.from({ length: rows + 1 }, (_, i) => i * length),
+  };
+}
+
+/** Forward and backward: two products a frozen weight (its own gradient is not wanted), three an adapter's factor, causal attention. */
+export function flopsPerToken(spec: ModelSpec, trainables: Trainables, length: number): number {
+  const { layers, heads, headDim, hiddenSize, vocabSize } = spec.text;
+  let products = 2 * vocabSize * hiddenSize * 2;
+  for (const linear of spec.linears) if (linear.part === 'language') products += 2 * linear.in * linear.out * 2;
+  for (const { spec: linear, rank } of trainables.lora.values()) products += 2 * rank * (linear.in + linear.out) * 3;
+  const attention = layers * heads * headDim * length * 2 * 3.5;
+  return products + attention;
+}

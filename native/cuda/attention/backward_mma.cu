@@ -1,0 +1,257 @@
+// Attention backward by mma.sync. Two kernels that both make the weights again from the stored lse, so that every sum is one block's own, in
+// its order: seven products instead of five, but no atomics, no sums in device memory and the same bits in every run.
+//   key_gradients    a block takes 128 keys, a warp 16 of them, and passes over the queries of all heads of the group. Scores are computed
+//                    transposed, keys by queries: P^T and dS^T are then the left operand of dV and dK where they are, in registers.
+//   query_gradients  a block takes 128 queries, a warp 32 of them, and passes over the keys, as forward does.
+#include <algorithm>
+#include <initializer_list>
+
+#include "mma.cuh"
+#include "shape.h"
+
+namespace vltune::cuda::attn {
+namespace {
+
+struct Args {
+  const Bf16 *d_o, *q, *k, *v;
+  const float *lse, *delta;
+  const int32_t* bounds;
+  Bf16 *dq, *dk, *dv;
+  int sequences, tokens, heads, kv_heads, head_dim, causal;
+  float scale;
+  Fault* fault;
+};
+
+constexpr int kStages = 2;
+
+// ---- dK, dV
+
+constexpr int kKeyThreads = 256, kKeys = 128, kWarpKeys = 16;
+
+// kQueries: of a step. Two stages of q, dO, lse and delta.
+template <int kWidth, int kQueries>
+struct KeyShared {
+  static constexpr int kRows = TileOf<kWidth>::bytes(kQueries);
+  static constexpr int kFixed = 2 * TileOf<kWidth>::bytes(kKeys);
+  static constexpr int kBytes = kFixed + kStages * (2 * kRows + 2 * kQueries * 4);
+};
+
+template <int kWidth, int kQueries>
+__global__ void __launch_bounds__(kKeyThreads, 1) key_gradients(const Args args) {
+#if __CUDA_ARCH__ >= 800
+  using Rows = TileOf<kWidth>;
+  using Shared = KeyShared<kWidth, kQueries>;
+  extern __shared__ __align__(1024) char shared[];
+  const int kv_head = blockIdx.x % args.kv_heads, slot = blockIdx.x / args.kv_heads, h = args.head_dim, group = args.heads / args.kv_heads;
+  Tile tile;
+  if (!find_tile<kKeys>(args.bounds, args.sequences, args.tokens, slot, false, args.fault, &tile)) return;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t q_stride = int64_t{args.heads} * h, kv_stride = int64_t{args.kv_heads} * h;
+  const int64_t kv_at = (tile.begin + int64_t{tile.first}) * kv_stride + int64_t{kv_head} * h;
+  const int length = tile.end - tile.begin, keys = min(kKeys, length - tile.first);
+  const float to_base_2 = args.scale * kLog2E;
+
+  const uint32_t k_tile = shared_address(shared), v_tile = k_tile + Rows::bytes(kKeys), stages = k_tile + Shared::kFixed;
+  const uint32_t numbers = stages + kStages * 2 * Shared::kRows;  // [stage] lse, delta
+  const int first_query = args.causal ? tile.first : 0, steps = (length - first_query + kQueries - 1) / kQueries;
+  // Steps go over the queries of the group's first head, then of the next.
+  int next_head = kv_head * group, next_query = first_query;
+  const auto copy_queries = [&](int stage) {
+    const int64_t row = tile.begin + int64_t{next_query}, at = row * q_stride + int64_t{next_head} * h;
+    const uint32_t to = stages + stage * 2 * Shared::kRows;
+    const int count = length - next_query;
+    copy_rows<kWidth, kQueries, kKeyThreads>(to, args.q + at, q_stride, count, h);
+    copy_rows<kWidth, kQueries, kKeyThreads>(to + Shared::kRows, args.d_o + at, q_stride, count, h);
+    if (threadIdx.x < 2 * kQueries) {
+      const int i = threadIdx.x % kQueries;
+      const float* from = (threadIdx.x < kQueries ? args.lse : args.delta) + int64_t{next_head} * args.tokens + row;
+      copy_float_async(numbers + (stage * 2 * kQueries + threadIdx.x) * 4, i < count ? from + i : from, i < count);
+    }
+    copies_end();
+    next_query += kQueries;
+    if (next_query >= length) {
+      next_query = first_query;
+      ++next_head;
+    }
+  };
+  copy_rows<kWidth, kKeys, kKeyThreads>(k_tile, args.k + kv_at, kv_stride, keys, h);
+  copy_rows<kWidth, kKeys, kKeyThreads>(v_tile, args.v + kv_at, kv_stride, keys, h);
+  copy_queries(0);
+
+  float dk[1][kWidth / 8][4] = {}, dv[1][kWidth / 8][4] = {};
+  const uint32_t k_address = left_address<kWidth>(k_tile + Rows::bytes(warp * kWarpKeys));
+  const uint32_t v_address = k_address + Rows::bytes(kKeys);
+  const uint32_t right = right_address<kWidth>(stages), left = left_address<kWidth>(stages);
+  const int warp_first = tile.first + warp * kWarpKeys;
+  int q0 = first_query;
+  for (int step = 0, stage = 0; step < steps * group; ++step, stage ^= 1) {
+    copies_wait<0>();
+    __syncthreads();
+    if (step + 1 < steps * group) copy_queries(stage ^ 1);
+    const int own_q0 = q0;
+    q0 = q0 + kQueries < length ? q0 + kQueries : first_query;
+    if (args.causal && own_q0 + kQueries <= warp_first) continue;
+
+    const int at = stage * 2 * Shared::kRows;
+    float p[1][kQueries / 8][4], ds[1][kQueries / 8][4];
+    product_nt<kWidth, 1, kQueries / 16>(p, k_address, right + at);
+    product_nt<kWidth, 1, kQueries / 16>(ds, v_address, right + at + Shared::kRows);
+    const char* stage_numbers = shared + (numbers - k_tile) + stage * 2 * kQueries * 4 + lane % 4 * 8;
+    const bool masked = args.causal && own_q0 < warp_first + kWarpKeys - 1;
+#pragma unroll
+    for (int j = 0; j < kQueries / 8; ++j) {
+      const float2 lse = *reinterpret_cast<const float2*>(stage_numbers + j * 32);
+      const float2 delta = *reinterpret_cast<const float2*>(stage_numbers + (kQueries + j * 8) * 4);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float weight = power_of_two(fmaf(p[0][j][e], to_base_2, (e % 2 ? lse.y : lse.x) * -kLog2E));
+        if (masked && own_q0 + j * 8 + lane % 4 * 2 + e % 2 < warp_first + lane / 4 + e / 2 * 8) weight = 0;
+        p[0][j][e] = weight;
+        ds[0][j][e] = weight * (ds[0][j][e] - (e % 2 ? delta.y : delta.x));
+      }
+    }
+    product_nn<kWidth, 1, kQueries / 16>(dv, p, left + at + Shared::kRows);
+    product_nn<kWidth, 1, kQueries / 16>(dk, ds, left + at);
+  }
+  const int own = keys - warp * kWarpKeys;
+  const int64_t to = kv_at + warp * kWarpKeys * kv_stride;
+  const float scale[1][2] = {{args.scale, args.scale}}, one[1][2] = {{1, 1}};
+  store_rows<kWidth, 1>(dk, scale, shared + Rows::bytes(warp * kWarpKeys), args.dk + to, kv_stride, own, h);
+  store_rows<kWidth, 1>(dv, one, shared + Rows::bytes(kKeys + warp * kWarpKeys), args.dv + to, kv_stride, own, h);
+#endif
+}
+
+// ---- dQ
+
+constexpr int kQueryThreads = 128, kQueries = 128, kWarpQueries = 32, kStepKeys = 32, kTall = kWarpQueries / 16;
+
+template <int kWidth>
+constexpr int query_shared_bytes() {
+  return TileOf<kWidth>::bytes(2 * kQueries + kStages * 2 * kStepKeys);
+}
+
+template <int kWidth>
+__global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args args) {
+#if __CUDA_ARCH__ >= 800
+  using Rows = TileOf<kWidth>;
+  extern __shared__ __align__(1024) char shared[];
+  const int head = blockIdx.x % args.heads, slot = blockIdx.x / args.heads, h = args.head_dim;
+  Tile tile;
+  if (!find_tile<kQueries>(args.bounds, args.sequences, args.tokens, slot, true, args.fault, &tile)) return;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int kv_head = head / (args.heads / args.kv_heads);
+  const int64_t q_stride = int64_t{args.heads} * h, kv_stride = int64_t{args.kv_heads} * h;
+  const int64_t row = tile.begin + tile.first, at = row * q_stride + int64_t{head} * h;
+  const int64_t kv_at = tile.begin * kv_stride + int64_t{kv_head} * h;
+  const Bf16 *k = args.k + kv_at, *v = args.v + kv_at;
+  const int queries = min(kQueries, tile.keys - tile.first);
+  const float to_base_2 = args.scale * kLog2E;
+
+  const uint32_t q_tile = shared_address(shared), do_tile = q_tile + Rows::bytes(kQueries), stages = do_tile + Rows::bytes(kQueries);
+  constexpr int kStageBytes = Rows::bytes(2 * kStepKeys);
+  const auto copy_keys = [&](int k0, int stage) {
+    const uint32_t to = stages + stage * kStageBytes;
+    copy_rows<kWidth, kStepKeys, kQueryThreads>(to, k + k0 * kv_stride, kv_stride, tile.keys - k0, h);
+    copy_rows<kWidth, kStepKeys, kQueryThreads>(to + Rows::bytes(kStepKeys), v + k0 * kv_stride, kv_stride, tile.keys - k0, h);
+    copies_end();
+  };
+  copy_rows<kWidth, kQueries, kQueryThreads>(q_tile, args.q + at, q_stride, queries, h);
+  copy_rows<kWidth, kQueries, kQueryThreads>(do_tile, args.d_o + at, q_stride, queries, h);
+  copy_keys(0, 0);
+
+  const int own = queries - warp * kWarpQueries;
+  float dq[kTall][kWidth / 8][4] = {}, lse[kTall][2], delta[kTall][2];
+#pragma unroll
+  for (int i = 0; i < kTall; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = i * 16 + half * 8 + lane / 4;
+      const int64_t from = int64_t{head} * args.tokens + row + warp * kWarpQueries + r;
+      lse[i][half] = r < own ? args.lse[from] * kLog2E : 0;
+      delta[i][half] = r < own ? args.delta[from] : 0;
+    }
+  const uint32_t q_address = left_address<kWidth>(q_tile + Rows::bytes(warp * kWarpQueries)), do_address = q_address + Rows::bytes(kQueries);
+  const uint32_t right = right_address<kWidth>(stages), left = left_address<kWidth>(stages);
+  const int last_key = args.causal ? tile.first + queries : tile.keys;
+  const int warp_first = tile.first + warp * kWarpQueries;
+  const int all_see = args.causal ? min(tile.keys, warp_first + 1) : tile.keys;
+  const int some_see = args.causal ? min(tile.keys, warp_first + kWarpQueries) : tile.keys;
+
+  for (int k0 = 0, stage = 0; k0 < last_key; k0 += kStepKeys, stage ^= 1) {
+    copies_wait<0>();
+    __syncthreads();
+    if (k0 + kStepKeys < last_key) copy_keys(k0 + kStepKeys, stage ^ 1);
+    if (k0 >= some_see) continue;
+
+    const int stage_at = stage * kStageBytes;
+    float p[kTall][kStepKeys / 8][4], ds[kTall][kStepKeys / 8][4];
+    product_nt<kWidth, kTall, kStepKeys / 16>(p, q_address, right + stage_at);
+    product_nt<kWidth, kTall, kStepKeys / 16>(ds, do_address, right + stage_at + Rows::bytes(kStepKeys));
+    const bool masked = k0 + kStepKeys > all_see;
+#pragma unroll
+    for (int i = 0; i < kTall; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int query = warp_first + i * 16 + half * 8 + lane / 4;
+        const int seen = (args.causal ? min(tile.keys, query + 1) : tile.keys) - k0 - lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < kStepKeys / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float weight = power_of_two(fmaf(p[i][j][2 * half + e], to_base_2, -lse[i][half]));
+            if (masked && j * 8 + e >= seen) weight = 0;
+            ds[i][j][2 * half + e] = weight * (ds[i][j][2 * half + e] - delta[i][half]);
+          }
+      }
+    product_nn<kWidth, kTall, kStepKeys / 16>(dq, ds, left + stage_at);
+  }
+  const float scale[kTall][2] = {{args.scale, args.scale}, {args.scale, args.scale}};
+  store_rows<kWidth, kTall>(dq, scale, shared + Rows::bytes(warp * kWarpQueries), args.dq + at + warp * kWarpQueries * q_stride, q_stride, own,
+                            h);
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------------------------
+
+template <int kWidth, int kQueriesAtOnce>
+void launch_key_gradients(const Args& args, int64_t tiles, cudaStream_t stream) {
+  constexpr int kBytes = KeyShared<kWidth, kQueriesAtOnce>::kBytes;
+  const auto kernel = key_gradients<kWidth, kQueriesAtOnce>;
+  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  kernel<<<static_cast<unsigned>(tiles * args.kv_heads), kKeyThreads, kBytes, stream>>>(args);
+}
+
+template <int kWidth>
+void launch(const OpCall& call, const Args& args) {
+  const cudaStream_t stream = stream_of(call);
+  // Steps of 64 queries where a block can have the shared memory for them (not on sm_86, sm_89 and sm_120).
+  const bool has_room = device().shared_bytes >= static_cast<size_t>(KeyShared<kWidth, 64>::kBytes);
+  (has_room ? launch_key_gradients<kWidth, 64> : launch_key_gradients<kWidth, 32>)(args, most_tiles(args.tokens, args.sequences, kKeys), stream);
+  check_launch(call);
+  constexpr int kBytes = query_shared_bytes<kWidth>();
+  VLTUNE_CUDA(cudaFuncSetAttribute(query_gradients<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  query_gradients<kWidth><<<static_cast<unsigned>(most_tiles(args.tokens, args.sequences, kQueries) * args.heads), kQueryThreads, kBytes, stream>>>(
+      args);
+  check_launch(call);
+}
+
+}  // namespace
+
+bool backward_mma(const OpCall& call, const Backward& pass) {
+  const Shape& s = pass.shape;
+  const auto aligned = [](std::initializer_list<const void*> pointers) {
+    return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
+  };
+  if (s.dtype != DType::BF16 || !takes_mma(device().capability(), s.head_dim) ||
+      !aligned({pass.d_o, pass.q, pass.k, pass.v, pass.dq, pass.dk, pass.dv}))
+    return false;
+  row_sums(call, pass);
+  const Args args{static_cast<const Bf16*>(pass.d_o), static_cast<const Bf16*>(pass.q), static_cast<const Bf16*>(pass.k),
+                  static_cast<const Bf16*>(pass.v), pass.lse, pass.delta, pass.bounds, static_cast<Bf16*>(pass.dq),
+                  static_cast<Bf16*>(pass.dk), static_cast<Bf16*>(pass.dv), static_cast<int>(pass.sequences), static_cast<int>(s.tokens),
+                  static_cast<int>(s.heads), static_cast<int>(s.kv_heads), s.head_dim, s.causal, s.scale, call.fault};
+  (s.head_dim <= 32 ? launch<32> : s.head_dim <= 64 ? launch<64> : s.head_dim <= 96 ? launch<96> : launch<128>)(call, args);
+  return true;
+}
+
+}  // namespace vltune::cuda::attn

@@ -1,0 +1,182 @@
+// Attention forward by mma.sync, after FlashAttention-2 (Dao 2023): a block takes 128 queries of a head, a warp 32 of them; keys and values pass
+// through shared memory 64 at a time, the next copied while these are computed with. Softmax runs to base 2, with log2(e) inside the scale.
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+
+#include "mma.cuh"
+#include "shape.h"
+
+namespace vltune::cuda::attn {
+namespace {
+
+constexpr int kQueries = 128, kKeys = 64, kThreads = 128, kWarpRows = 32, kStages = 2;
+constexpr int kTall = kWarpRows / 16;  // matrices
+
+struct Args {
+  const Bf16 *q, *k, *v;
+  Bf16* o;
+  float* lse;
+  const int32_t *bounds, *past;
+  int64_t capacity;
+  int sequences, tokens, heads, kv_heads, head_dim, causal;
+  float scale;
+  Fault* fault;
+};
+
+template <int kWidth>
+constexpr int shared_bytes() {
+  return TileOf<kWidth>::bytes(kQueries + kStages * 2 * kKeys);
+}
+
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
+#if __CUDA_ARCH__ >= 800
+  using Rows = TileOf<kWidth>;
+  extern __shared__ __align__(1024) char shared[];
+  const int head = blockIdx.x % args.heads, slot = blockIdx.x / args.heads, h = args.head_dim;
+  Tile tile;
+  if (args.bounds ? !find_tile<kQueries>(args.bounds, args.sequences, args.tokens, slot, true, args.fault, &tile)
+                  : !find_cached_tile<kQueries>(args.past, args.capacity, args.tokens, slot, &tile))
+    return;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int kv_head = head / (args.heads / args.kv_heads);
+  const int64_t q_stride = int64_t{args.heads} * h, kv_stride = int64_t{args.kv_heads} * h;
+  const int64_t row = tile.begin + tile.first, q_at = row * q_stride + int64_t{head} * h;
+  const int queries = min(kQueries, tile.end - tile.begin - tile.first);
+  const int64_t kv_at = tile.key_begin * kv_stride + int64_t{kv_head} * h;
+  const Bf16 *k = args.k + kv_at, *v = args.v + kv_at;
+  const float to_base_2 = args.scale * kLog2E;
+
+  const uint32_t q_tile = shared_address(shared), first_stage = q_tile + Rows::bytes(kQueries);
+  constexpr int kStageBytes = Rows::bytes(2 * kKeys);
+  const auto copy_keys = [&](int k0, int stage) {
+    const uint32_t to = first_stage + stage * kStageBytes;
+    copy_rows<kWidth, kKeys, kThreads>(to, k + k0 * kv_stride, kv_stride, tile.keys - k0, h);
+    copy_rows<kWidth, kKeys, kThreads>(to + Rows::bytes(kKeys), v + k0 * kv_stride, kv_stride, tile.keys - k0, h);
+    copies_end();
+  };
+  copy_rows<kWidth, kQueries, kThreads>(q_tile, args.q + q_at, q_stride, queries, h);
+  copy_keys(0, 0);
+
+  float o[kTall][kWidth / 8][4] = {}, most[kTall][2], sum[kTall][2];
+#pragma unroll
+  for (int i = 0; i < kTall; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      most[i][half] = -INFINITY;
+      sum[i][half] = 0;
+    }
+  const uint32_t q_address = left_address<kWidth>(q_tile + Rows::bytes(warp * kWarpRows));
+  const uint32_t k_address = right_address<kWidth>(first_stage), v_address = left_address<kWidth>(first_stage + Rows::bytes(kKeys));
+  const int last_key = args.causal ? min(tile.keys, tile.first + queries + tile.offset) : tile.keys;
+  // Keys that the warp's first and last query see.
+  const int warp_first = tile.first + warp * kWarpRows;
+  const int all_see = args.causal ? min(tile.keys, warp_first + tile.offset + 1) : tile.keys;
+  const int some_see = args.causal ? min(tile.keys, warp_first + kWarpRows + tile.offset) : tile.keys;
+
+  for (int k0 = 0, stage = 0; k0 < last_key; k0 += kKeys, stage ^= 1) {
+    copies_wait<0>();
+    __syncthreads();
+    if (k0 + kKeys < last_key) copy_keys(k0 + kKeys, stage ^ 1);
+    if (k0 >= some_see) continue;
+
+    float p[kTall][kKeys / 8][4];
+    product_nt<kWidth, kTall, kKeys / 16>(p, q_address, k_address + stage * kStageBytes);
+    if (k0 + kKeys > all_see) {
+#pragma unroll
+      for (int i = 0; i < kTall; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int query = warp_first + i * 16 + half * 8 + lane / 4;
+          const int seen = (args.causal ? min(tile.keys, query + tile.offset + 1) : tile.keys) - k0 - lane % 4 * 2;
+#pragma unroll
+          for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
+            for (int e = 0; e < 2; ++e)
+              if (j * 8 + e >= seen) p[i][j][2 * half + e] = -INFINITY;
+        }
+    }
+    float shrink[kTall][2];
+    bool shrinks = false;
+#pragma unroll
+    for (int i = 0; i < kTall; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float now = p[i][0][2 * half];
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) now = fmaxf(now, fmaxf(p[i][j][2 * half], p[i][j][2 * half + 1]));
+        now = fmaxf(now, __shfl_xor_sync(kWarp, now, 1));
+        now = fmaxf(now, __shfl_xor_sync(kWarp, now, 2));
+        now = fmaxf(most[i][half], now * to_base_2);
+        shrink[i][half] = power_of_two(most[i][half] - now);
+        shrinks |= most[i][half] != now;
+        most[i][half] = now;
+        float total = 0;
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& weight = p[i][j][2 * half + e];
+            weight = power_of_two(fmaf(weight, to_base_2, -now));
+            total += weight;
+          }
+        sum[i][half] = fmaf(sum[i][half], shrink[i][half], total);  // of this thread's columns
+      }
+    if (__any_sync(kWarp, shrinks)) {
+#pragma unroll
+      for (int i = 0; i < kTall; ++i)
+#pragma unroll
+        for (int j = 0; j < kWidth / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) o[i][j][e] *= shrink[i][e / 2];
+    }
+    product_nn<kWidth, kTall, kKeys / 16>(o, p, v_address + stage * kStageBytes);
+  }
+
+  const int own = queries - warp * kWarpRows;  // of the warp's rows, those that are there
+#pragma unroll
+  for (int i = 0; i < kTall; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& total = sum[i][half];
+      total += __shfl_xor_sync(kWarp, total, 1);
+      total += __shfl_xor_sync(kWarp, total, 2);
+      const int r = i * 16 + half * 8 + lane / 4;
+      if (args.lse && lane % 4 == 0 && r < own)
+        args.lse[int64_t{head} * args.tokens + row + warp * kWarpRows + r] = most[i][half] * kLn2 + logf(total);
+      total = 1.0f / total;
+    }
+  store_rows<kWidth, kTall>(o, sum, shared + Rows::bytes(warp * kWarpRows), args.o + q_at + warp * kWarpRows * q_stride, q_stride, own, h);
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------------------------
+
+template <int kWidth>
+void launch(const Args& args, int64_t blocks, cudaStream_t stream) {
+  constexpr int kBytes = shared_bytes<kWidth>();
+  VLTUNE_CUDA(cudaFuncSetAttribute(forward_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  forward_kernel<kWidth><<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(args);
+}
+
+}  // namespace
+
+bool forward_mma(const OpCall& call, const Forward& pass) {
+  const Shape& s = pass.shape;
+  const auto aligned = [](std::initializer_list<const void*> pointers) {
+    return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
+  };
+  if (s.dtype != DType::BF16 || !takes_mma(device().capability(), s.head_dim) || !aligned({pass.q, pass.k, pass.v, pass.o})) return false;
+  const Args args{static_cast<const Bf16*>(pass.q), static_cast<const Bf16*>(pass.k), static_cast<const Bf16*>(pass.v),
+                  static_cast<Bf16*>(pass.o), pass.lse, pass.bounds, pass.past, pass.capacity, static_cast<int>(pass.sequences),
+                  static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.kv_heads), s.head_dim, s.causal, s.scale,
+                  call.fault};
+  const int64_t tiles = pass.bounds ? most_tiles(s.tokens, pass.sequences, kQueries) : (s.tokens + kQueries - 1) / kQueries;
+  (s.head_dim <= 32 ? launch<32> : s.head_dim <= 64 ? launch<64> : s.head_dim <= 96 ? launch<96> : launch<128>)(args, tiles * s.heads,
+                                                                                                              stream_of(call));
+  check_launch(call);
+  return true;
+}
+
+}  // namespace vltune::cuda::attn

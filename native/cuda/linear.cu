@@ -1,0 +1,269 @@
+#include "../ops/linear.h"
+
+#include "../ops/check.h"
+#include "adapter.h"
+#include "gemm/gemm.h"
+#include "linear_gemv.h"
+#include "vector.cuh"
+#include "weight.h"
+
+namespace vltune::cuda {
+namespace {
+
+// Pieces of the workspace, each at a multiple of 256 bytes.
+class Scratch {
+ public:
+  explicit Scratch(void* start) : start_(static_cast<char*>(start)) {}
+  void* take(size_t bytes) {
+    void* piece = start_ + used_;
+    used_ += (bytes + 255) / 256 * 256;
+    return piece;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* start_;
+  size_t used_ = 0;
+};
+
+void check_workspace(const OpCall& call, size_t bytes) {
+  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, bytes);
+}
+
+// The adapter's rank; 0 without one.
+int64_t check_adapter(const OpCall& call, const Tensor& a, const Tensor& b, int64_t in, int64_t out) {
+  if (!a.present()) {
+    check_absent(call, b, "lora_b", "without lora_a");
+    return 0;
+  }
+  check_operand(call, a, "lora_a", kIsF32, {kAny, in});
+  check_operand(call, b, "lora_b", kIsF32, {out, a.shape[0]});
+  return a.shape[0];
+}
+
+float scale_of(const OpCall& call) { return static_cast<float>(call.attrs->number("scale", 1)); }
+
+// Factors of the second run that the product can read as they are: F32 of a whole number of steps.
+bool lies_padded(DType dtype, int64_t rank) { return dtype == DType::F32 && rank % kRankStep == 0; }
+
+struct Forward {
+  Tensor x, weight, bias, a, b, rng, y, u;
+  int64_t n, in, out, rank;
+  bool adapts() const { return rank > 0; }
+};
+
+Forward forward_of(const OpCall& call) {
+  Forward f{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), input(call, 5), output(call, 0), output(call, 1), 0, 0, 0, 0};
+  check_operand(call, f.x, "x", kIsActivation, {kAny, kAny});
+  f.n = f.x.shape[0];
+  f.in = f.x.shape[1];
+  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {kAny, f.in});
+  f.out = f.weight.shape[0];
+  if (f.bias.present()) check_operand(call, f.bias, "bias", kIsActivation, {f.out});
+  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
+  if (f.a.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
+  else check_absent(call, f.u, "u", "without lora_a");
+  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
+  check_operand(call, f.y, "y", dtype_bit(f.x.dtype), {f.n, f.out});
+  return f;
+}
+
+struct ForwardScratch {
+  void *weight, *u, *b;
+  size_t bytes;
+};
+ForwardScratch forward_scratch(const Forward& f, void* start) {
+  Scratch scratch(start);
+  const bool pads = f.adapts() && !lies_padded(f.x.dtype, f.rank);
+  ForwardScratch s;
+  if (f.n <= kGemvRows) return {};
+  s.weight = scratch.take(weight_workspace(f.weight, f.x.dtype));
+  s.u = scratch.take(pads ? dtype_bytes(f.x.dtype, f.n * padded_rank(f.rank)) : 0);
+  s.b = scratch.take(pads ? dtype_bytes(f.x.dtype, f.out * padded_rank(f.rank)) : 0);
+  s.bytes = scratch.used();
+  return s;
+}
+
+struct Backward {
+  Tensor dy, x, weight, a, b, u, rng, dx, dweight, dbias, da, db;
+  int64_t n, in, out, rank;
+  bool needs_v() const { return rank > 0 && (dx.present() || da.present()); }
+};
+
+Backward backward_of(const OpCall& call) {
+  Backward f{input(call, 0),  input(call, 1),  input(call, 2),  input(call, 3),  input(call, 4), input(call, 5), input(call, 6),
+             output(call, 0), output(call, 1), output(call, 2), output(call, 3), output(call, 4), 0,             0, 0, 0};
+  check_operand(call, f.dy, "dy", kIsActivation, {kAny, kAny});
+  f.n = f.dy.shape[0];
+  f.out = f.dy.shape[1];
+  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {f.out, kAny});
+  f.in = f.weight.shape[1];
+  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
+  const unsigned same = dtype_bit(f.dy.dtype);
+  if (f.x.present() || f.dweight.present() || f.da.present()) check_operand(call, f.x, "x", same, {f.n, f.in});
+  if (f.u.present() || f.db.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
+  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
+  if (f.dx.present()) check_operand(call, f.dx, "dx", same, {f.n, f.in});
+  if (f.dweight.present()) check_operand(call, f.dweight, "dweight", kIsF32, {f.out, f.in});
+  if (f.dbias.present()) check_operand(call, f.dbias, "dbias", kIsF32, {f.out});
+  if (!f.a.present()) {
+    check_absent(call, f.da, "da", "without lora_a");
+    check_absent(call, f.db, "db", "without lora_a");
+  }
+  if (f.da.present()) check_operand(call, f.da, "da", kIsF32, {f.rank, f.in});
+  if (f.db.present()) check_operand(call, f.db, "db", kIsF32, {f.out, f.rank});
+  return f;
+}
+
+// The sums over rows that are wanted: da, db, dbias.
+int sums_of(const Backward& f, const Dropout& dropout, const void* v, Sum* sums) {
+  int count = 0;
+  if (f.da.present() && f.rank > 0) {
+    Sum& s = sums[count++];
+    s.columns = f.in;
+    s.rank = f.rank;
+    s.m = f.x.data;
+    s.factor = v;
+    s.factor_dtype = f.dy.dtype;
+    s.ld = padded_rank(f.rank);
+    s.rank_first = true;
+    s.dropout = dropout;
+    s.sums = f.da.as<float>();
+  }
+  if (f.db.present() && f.rank > 0) {
+    Sum& s = sums[count++];
+    s.columns = f.out;
+    s.rank = f.rank;
+    s.m = f.dy.data;
+    s.factor = f.u.data;
+    s.ld = f.rank;
+    s.sums = f.db.as<float>();
+  }
+  if (f.dbias.present()) {
+    Sum& s = sums[count++];
+    s.columns = f.out;
+    s.rank = 1;
+    s.m = f.dy.data;
+    s.sums = f.dbias.as<float>();
+  }
+  return count;
+}
+
+struct BackwardScratch {
+  void *weight, *v, *a, *sums;
+  size_t bytes;
+};
+BackwardScratch backward_scratch(const Backward& f, bool drops, void* start) {
+  Scratch scratch(start);
+  Sum sums[kMostSums];
+  BackwardScratch s;
+  s.weight = scratch.take(f.dx.present() ? weight_workspace(f.weight, f.dy.dtype) : 0);
+  s.v = scratch.take(f.needs_v() ? dtype_bytes(f.dy.dtype, f.n * padded_rank(f.rank)) : 0);
+  const bool pads = f.needs_v() && f.dx.present() && !drops && !lies_padded(f.dy.dtype, f.rank);
+  s.a = scratch.take(pads ? dtype_bytes(f.dy.dtype, padded_rank(f.rank) * f.in) : 0);
+  s.sums = scratch.take(adapter_sums_workspace(f.n, sums, sums_of(f, {}, nullptr, sums)));
+  s.bytes = scratch.used();
+  return s;
+}
+
+bool drops(const OpCall& call, const Tensor& rng) { return rng.present() && dropout_probability(call) > 0; }
+
+}  // namespace
+
+size_t linear_workspace(const OpCall& call) { return forward_scratch(forward_of(call), nullptr).bytes; }
+
+void linear(const OpCall& call) {
+  const Forward f = forward_of(call);
+  const Dropout dropout = dropout_of(call, f.rng);
+  check_workspace(call, linear_workspace(call));
+  const ForwardScratch s = forward_scratch(f, call.workspace);
+  const DType dtype = f.x.dtype;
+  if (f.n <= kGemvRows) {
+    linear_gemv(call, {f.n, f.in, f.out, f.rank, dtype, f.x.data, &f.weight, f.bias.data, f.bias.dtype, f.a.as<float>(), f.b.as<float>(),
+                       scale_of(call), dropout, f.u.as<float>(), f.y.data});
+    return;
+  }
+  Gemm g{f.n, f.out, f.in, dtype, f.x.data, f.in, weight_as(call, f.weight, dtype, s.weight), f.in, true};
+  if (f.adapts()) {
+    const bool lies = lies_padded(dtype, f.rank);
+    Down down{f.n, f.in, f.rank, dtype, f.x.data, f.a.as<float>(), false, scale_of(call), dropout, f.u.as<float>(), lies ? nullptr : s.u};
+    if (!lies) {
+      down.pad_from = f.b.as<float>();
+      down.pad_to = s.b;
+      down.from_rows = down.to_rows = f.out;
+      down.from_columns = f.rank;
+      down.to_columns = padded_rank(f.rank);
+    }
+    adapter_down(call, down);
+    g.k2 = padded_rank(f.rank);
+    g.a2 = lies ? f.u.data : s.u;
+    g.b2 = lies ? f.b.data : s.b;
+    g.lda2 = g.ldb2 = g.k2;
+  }
+  if (f.bias.present()) {
+    g.bias = f.bias.data;
+    g.bias_dtype = f.bias.dtype;
+  }
+  g.c = f.y.data;
+  g.ldc = f.out;
+  g.c_dtype = dtype;
+  gemm(call, g);
+}
+
+size_t linear_backward_workspace(const OpCall& call) {
+  const Backward f = backward_of(call);
+  return backward_scratch(f, drops(call, f.rng), nullptr).bytes;
+}
+
+void linear_backward(const OpCall& call) {
+  const Backward f = backward_of(call);
+  const Dropout dropout = dropout_of(call, f.rng);
+  const bool drop = drops(call, f.rng);
+  check_workspace(call, linear_backward_workspace(call));
+  const BackwardScratch s = backward_scratch(f, drop, call.workspace);
+  const DType dtype = f.dy.dtype;
+  const bool lies = lies_padded(dtype, f.rank), accumulate = call.attrs->flag("accumulate");
+  if (f.needs_v()) {
+    Down down{f.n, f.out, f.rank, dtype, f.dy.data, f.b.as<float>(), true, scale_of(call), {}, nullptr, s.v};
+    if (f.dx.present() && !drop && !lies) {
+      down.pad_from = f.a.as<float>();
+      down.pad_to = s.a;
+      down.from_rows = f.rank;
+      down.to_rows = padded_rank(f.rank);
+      down.from_columns = down.to_columns = f.in;
+    }
+    adapter_down(call, down);
+  }
+  if (f.dx.present()) {
+    Gemm g{f.n, f.in, f.out, dtype, f.dy.data, f.out, weight_as(call, f.weight, dtype, s.weight), f.in, false};
+    g.c = f.dx.data;
+    g.ldc = f.in;
+    g.c_dtype = dtype;
+    g.accumulate = accumulate;
+    if (f.rank > 0 && drop) {
+      // The masked term goes first, as the smaller one: what is rounded in between loses the least.
+      adapter_through(call, dtype, f.n, f.in, f.rank, s.v, f.a.as<float>(), dropout, accumulate, f.dx.data);
+      g.accumulate = true;
+    } else if (f.rank > 0) {
+      g.k2 = padded_rank(f.rank);
+      g.a2 = s.v;
+      g.lda2 = g.k2;
+      g.b2 = lies ? f.a.data : s.a;
+      g.ldb2 = f.in;
+    }
+    gemm(call, g);
+  }
+  Sum sums[kMostSums];
+  adapter_sums(call, dtype, f.n, sums, sums_of(f, dropout, s.v, sums), s.sums);
+  if (f.dweight.present()) {
+    Gemm g{f.out, f.in, f.n, dtype, f.dy.data, f.out, f.x.data, f.in, false};
+    g.a_is_km = true;
+    g.c = f.dweight.data;
+    g.ldc = f.in;
+    g.c_dtype = DType::F32;
+    g.accumulate = true;
+    gemm(call, g);
+  }
+}
+
+}  // namespace vltune::cuda

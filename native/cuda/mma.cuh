@@ -1,0 +1,54 @@
+// Tensor cores and asynchronous copies from sm_80 on, as functions: m16n8k16 products of BF16, ldmatrix, cp.async. The bodies are
+// empty before sm_80, where no kernel that calls them is launched.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace vltune::cuda {
+
+__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// 16 bytes from global to shared memory, of which the first `bytes` are read and the rest are zeros.
+__device__ inline void copy_async_16(uint32_t to, const void* from, int bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+#endif
+}
+__device__ inline void copy_async_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
+}
+// Until at most kPending of this thread's groups are under way.
+template <int kPending> __device__ inline void copy_async_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
+#endif
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lanes 8 i.. give the addresses of the rows of matrix i.
+__device__ inline void load_matrices(uint32_t (&to)[4], uint32_t row) {
+#if __CUDA_ARCH__ >= 750
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
+#endif
+}
+__device__ inline void load_matrices_turned(uint32_t (&to)[4], uint32_t row) {
+#if __CUDA_ARCH__ >= 750
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
+#endif
+}
+
+// c += a b, a being 16 x 16 and b 16 x 8. Of lane l, g = l / 4 and t = l % 4: a holds (row g, k 2t..), (g + 8, 2t..), (g, 2t + 8..),
+// (g + 8, 2t + 8..); b (k 2t.., column g), (2t + 8.., g); c (g, 2t..), (g + 8, 2t..).
+__device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+}  // namespace vltune::cuda
