@@ -259,7 +259,8 @@ Info info() {
     const cuda::BlasInfo& blas = cuda::blas_info();
     info.blas_found = blas.found;
     info.blas_path = blas.path;
-    info.blas_version = blas.version;
+    // 130100 is 13.1.0; the last digits are the patch.
+    info.blas_version = std::to_string(blas.version / 10000) + "." + std::to_string(blas.version / 100 % 100) + "." + std::to_string(blas.version % 100);
     info.blas_reason = blas.reason;
   }
   return info;
