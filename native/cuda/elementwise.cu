@@ -8,16 +8,13 @@
 namespace vltune::cuda {
 namespace {
 
-constexpr int kAddUnroll = 2, kMoveUnroll = 4;
-
 template <class D> struct Add {
   const D *a, *b;
   D* y;
 
-  template <int N> struct Loaded { Packed<D, N> a, b; };
-  template <int N> __device__ Loaded<N> load(int64_t i) const { return {cuda::load<N>(a + i), cuda::load<N>(b + i)}; }
-  template <int N> __device__ void finish(int64_t i, const Loaded<N>& loaded) const {
-    Lanes<N> sum = unpack(loaded.a), more = unpack(loaded.b);
+  template <int N> __device__ void apply(int64_t i) const {
+    Lanes<N> sum = load_lanes<N>(a + i);
+    const Lanes<N> more = load_lanes<N>(b + i);
 #pragma unroll
     for (int k = 0; k < N; ++k) sum[k] += more[k];
     store_lanes(y + i, sum);
@@ -28,10 +25,9 @@ template <class From, class To> struct Cast {
   const From* x;
   To* y;
 
-  template <int N> __device__ Packed<From, N> load(int64_t i) const { return cuda::load<N>(x + i); }
-  template <int N> __device__ void finish(int64_t i, const Packed<From, N>& loaded) const {
-    if constexpr (std::is_same_v<From, To>) store(y + i, loaded);
-    else store_lanes(y + i, unpack(loaded));
+  template <int N> __device__ void apply(int64_t i) const {
+    if constexpr (std::is_same_v<From, To>) store(y + i, load<N>(x + i));
+    else store_lanes(y + i, load_lanes<N>(x + i));
   }
 };
 
@@ -39,9 +35,7 @@ struct Fill {
   float* y;
   float value;
 
-  template <int N> struct Nothing {};
-  template <int N> __device__ Nothing<N> load(int64_t) const { return {}; }
-  template <int N> __device__ void finish(int64_t i, const Nothing<N>&) const {
+  template <int N> __device__ void apply(int64_t i) const {
     Lanes<N> lanes;
 #pragma unroll
     for (int k = 0; k < N; ++k) lanes[k] = value;
@@ -65,8 +59,8 @@ void add(const OpCall& call) {
   check_numel(call, y, "y", a.numel());
   with_activation(a.dtype, [&](auto tag) {
     using D = decltype(tag);
-    launch_map<kVector<D>, kAddUnroll>(call, a.numel(), all_aligned(kVectorBytes, a.data, b.data, y.data),
-                                       Add<D>{a.as<D>(), b.as<D>(), y.as<D>()});
+    launch_map<kVector<D>>(call, a.numel(), all_aligned(kVectorBytes, a.data, b.data, y.data),
+                           Add<D>{a.as<D>(), b.as<D>(), y.as<D>()});
   });
 }
 
@@ -82,8 +76,8 @@ void cast(const OpCall& call) {
     using To = decltype(y_tag);
     with_float(x.dtype, [&](auto x_tag) {
       using From = decltype(x_tag);
-      constexpr int N = sizeof(From) < sizeof(To) ? kVector<From> : kVector<To>;
-      launch_map<N, kMoveUnroll>(call, x.numel(), all_aligned(kVectorBytes, x.data, y.data), Cast<From, To>{x.as<From>(), y.as<To>()});
+      constexpr int N = kVector<std::conditional_t<(sizeof(From) > sizeof(To)), From, To>>;  // the wider: its accesses lie side by side
+      launch_map<N>(call, x.numel(), all_aligned(kVectorBytes, x.data, y.data), Cast<From, To>{x.as<From>(), y.as<To>()});
     });
   });
 }
@@ -92,8 +86,8 @@ void fill(const OpCall& call) {
   const Tensor& y = output(call, 0);
   check_present(call, y, "y");
   check_dtype(call, y, "y", kIsF32);
-  launch_map<kVector<float>, kMoveUnroll>(call, y.numel(), all_aligned(kVectorBytes, y.data),
-                                          Fill{y.as<float>(), static_cast<float>(call.attrs->number("value", 0))});
+  launch_map<kVector<float>>(call, y.numel(), all_aligned(kVectorBytes, y.data),
+                             Fill{y.as<float>(), static_cast<float>(call.attrs->number("value", 0))});
 }
 
 void select_rows(const OpCall& call) {
@@ -112,8 +106,8 @@ void copy(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
   check_operand(call, x, "x", kIsU8, {kAny});
   check_operand(call, y, "y", kIsU8, {x.dim(0)});
-  launch_map<kVector<uint8_t>, kMoveUnroll>(call, x.dim(0), all_aligned(kVectorBytes, x.data, y.data),
-                                            Cast<uint8_t, uint8_t>{x.as<uint8_t>(), y.as<uint8_t>()});
+  launch_map<kVector<uint8_t>>(call, x.dim(0), all_aligned(kVectorBytes, x.data, y.data),
+                               Cast<uint8_t, uint8_t>{x.as<uint8_t>(), y.as<uint8_t>()});
 }
 
 }  // namespace vltune::cuda

@@ -6,7 +6,7 @@
 namespace vltune::cuda {
 namespace {
 
-constexpr int kGradThreads = 256;
+constexpr int kGradThreads = 256, kScan = 8;  // ids a thread looks at between barriers
 
 // Block t sums the gradient rows of one word into columns blockIdx.y * kGradThreads * N and on, if t is the word's first place: it
 // finds the other places itself, in ascending order, so nothing is sorted and no two blocks write the same row.
@@ -20,8 +20,18 @@ __global__ void __launch_bounds__(kGradThreads) embedding_gradient(const int32_t
     if (threadIdx.x == 0 && blockIdx.y == 0) report_fault(fault, FaultKind::Id, t, id, words);
     return;
   }
-  for (int64_t first = 0; first < t; first += kGradThreads)  // a common word ends this soon
-    if (__syncthreads_or(first + threadIdx.x < t && ids[first + threadIdx.x] == id)) return;
+  // Whether any thread sees the word among kScan * kGradThreads ids from `first` on.
+  auto seen = [&](int64_t first, int64_t end) {
+    bool same = false;
+#pragma unroll
+    for (int k = 0; k < kScan; ++k) {
+      const int64_t i = first + k * kGradThreads + threadIdx.x;
+      same |= i < end && ids[i] == id;
+    }
+    return __syncthreads_or(same);
+  };
+  for (int64_t first = 0; first < t; first += kScan * kGradThreads)  // a common word ends this soon
+    if (seen(first, t)) return;
 
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kGradThreads + threadIdx.x) * N;
   const bool active = column < d;
@@ -30,6 +40,7 @@ __global__ void __launch_bounds__(kGradThreads) embedding_gradient(const int32_t
   if (active) sum = load_lanes<N>(to);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   for (int64_t first = t; first < n; first += kGradThreads) {
+    while ((first - t) % (kScan * kGradThreads) == 0 && first < n && !seen(first, n)) first += kScan * kGradThreads;
     const bool same = first + threadIdx.x < n && ids[first + threadIdx.x] == id;
     const unsigned votes = __ballot_sync(kAllLanes, same);
     if (lane == 0) found[warp] = __popc(votes);
@@ -42,7 +53,7 @@ __global__ void __launch_bounds__(kGradThreads) embedding_gradient(const int32_t
     if (same) places[before + __popc(votes & ((1u << lane) - 1))] = threadIdx.x;
     __syncthreads();
     if (active) {
-#pragma unroll 4
+#pragma unroll 8
       for (int i = 0; i < count; ++i) {
         const Lanes<N> more = load_lanes<N>(dy + (first + places[i]) * d + column);
 #pragma unroll

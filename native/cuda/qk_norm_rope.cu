@@ -106,10 +106,11 @@ struct Shape {
 };
 
 // kLanes lanes hold a head, N elements of either half each; a warp takes kHeads times 32 / kLanes heads of a token, so cosines, sines and
-// weights are loaded once for several heads, and all heads are loaded before the first is finished.
-template <class D, int N, int kLanes, int kHeads>
-__global__ void __launch_bounds__(kThreads) heads_forward(const D* x, const void* weight, bool weight_is_bf16, const float* cos,
-                                                          const float* sin, Shape shape, float eps, D* y, float* rstd) {
+// weights are loaded once for several heads, and all heads are loaded before the first is finished. What is loaded stays packed, for
+// the registers that bound how many warps are resident. W: of the weight, if there is one.
+template <class D, class W, int N, int kLanes, int kHeads>
+__global__ void __launch_bounds__(kThreads) heads_forward(const D* x, const W* weight, const float* cos, const float* sin, Shape shape,
+                                                          float eps, D* y, float* rstd) {
   constexpr int kGroups = kWarp / kLanes;
   const unsigned unit = blockIdx.x * kWarps + threadIdx.x / kWarp;
   const int64_t t = unit / shape.pieces;
@@ -124,29 +125,38 @@ __global__ void __launch_bounds__(kThreads) heads_forward(const D* x, const void
                     ? load_pair<N>(x + at + static_cast<int64_t>(h) * kGroups * 2 * half, half)
                     : PackedPair<D, N>{};
   Lanes<N> c = {}, s = {};
-  Pair<N> w = {};
+  PackedPair<W, N> w = {};
   if (j < half) {
     c = load_lanes<N, Use::Constant>(cos + t * half + j);
     s = load_lanes<N, Use::Constant>(sin + t * half + j);
-    w = load_weight<N>(weight, weight_is_bf16, j, half);
+    if (weight) w = load_pair<N, Use::Constant>(weight + j, half);
   }
+  float scale[kHeads];
+  if (weight) {
 #pragma unroll
-  for (int h = 0; h < kHeads; ++h) {
-    const int head = first + h * kGroups;
-    Pair<N> z = unpack(loaded[h]);
-    if (weight) {
+    for (int h = 0; h < kHeads; ++h) {
+      const Pair<N> z = unpack(loaded[h]);
       float squares = 0;
 #pragma unroll
       for (int k = 0; k < N; ++k) squares = fmaf(z.low[k], z.low[k], fmaf(z.high[k], z.high[k], squares));
-      const float scale = 1.0f / sqrtf(warp_sum<kLanes>(squares) / static_cast<float>(2 * half) + eps);
-      if (lane == 0 && head < shape.heads) rstd[t * shape.heads + head] = scale;
+      scale[h] = 1.0f / sqrtf(warp_sum<kLanes>(squares) / static_cast<float>(2 * half) + eps);
+      const int head = first + h * kGroups;
+      if (lane == 0 && head < shape.heads) rstd[t * shape.heads + head] = scale[h];
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+    Pair<N> z = unpack(loaded[h]);
+    if (weight) {
+      const Pair<N> factor = unpack(w);
 #pragma unroll
       for (int k = 0; k < N; ++k) {
-        z.low[k] = w.low[k] * (z.low[k] * scale);
-        z.high[k] = w.high[k] * (z.high[k] * scale);
+        z.low[k] = factor.low[k] * (z.low[k] * scale[h]);
+        z.high[k] = factor.high[k] * (z.high[k] * scale[h]);
       }
     }
-    if (j < half && head < shape.heads) store_pair(y + at + static_cast<int64_t>(h) * kGroups * 2 * half, half, rotate<1>(z, c, s));
+    if (j < half && first + h * kGroups < shape.heads)
+      store_pair(y + at + static_cast<int64_t>(h) * kGroups * 2 * half, half, rotate<1>(z, c, s));
   }
 }
 
@@ -327,14 +337,11 @@ template <class D, class Body> bool with_held_head(int half, bool aligned, Body&
   if (kWide > 4 && half % 4 == 0 && half <= 64) return body(HeldHead<4, 16>{}), true;  // 72, the head of a vision tower
   return false;
 }
-// The most heads a lane takes that leaves none idle.
-template <class Body> void with_heads(int groups, int heads, int most, Body&& body) {
-  if (most >= 4 && heads % (4 * groups) == 0) body(std::integral_constant<int, 4>{});
-  else if (most >= 2 && heads % (2 * groups) == 0) body(std::integral_constant<int, 2>{});
+// How many heads a lane takes: two, measured best on an H200, if that leaves none idle.
+template <class Body> void with_heads(int groups, int heads, Body&& body) {
+  if (heads % (2 * groups) == 0) body(std::integral_constant<int, 2>{});
   else body(std::integral_constant<int, 1>{});
 }
-
-constexpr int kForwardHeads = 4, kBackwardHeads = 2;
 
 struct Heads { int64_t n, heads, dim, half; };
 
@@ -406,12 +413,15 @@ void qk_norm_rope(const OpCall& call) {
     using D = decltype(tag);
     const bool held = with_held_head<D>(shape.half, all_aligned(kVectorBytes, x.data, w, cos.data, sin.data, y.data), [&](auto head) {
       constexpr int N = decltype(head)::kElements, kLanes = decltype(head)::kLanesOfHead, kGroups = kWarp / kLanes;
-      with_heads(kGroups, shape.heads, kForwardHeads, [&](auto together) {
+      with_heads(kGroups, shape.heads, [&](auto together) {
         constexpr int kHeads = decltype(together)::value;
         shape.pieces = static_cast<int>(ceil_div(shape.heads, kGroups * kHeads));
-        heads_forward<D, N, kLanes, kHeads>
-            <<<static_cast<unsigned>(ceil_div(shape.n * shape.pieces, kWarps)), kThreads, 0, stream_of(call)>>>(
-                x.as<D>(), w, weight_is_bf16, cos.as<float>(), sin.as<float>(), shape, eps, y.as<D>(), rstd.as<float>());
+        with_activation(weight.dtype, [&](auto weight_tag) {
+          using W = decltype(weight_tag);
+          heads_forward<D, W, N, kLanes, kHeads>
+              <<<static_cast<unsigned>(ceil_div(shape.n * shape.pieces, kWarps)), kThreads, 0, stream_of(call)>>>(
+                  x.as<D>(), static_cast<const W*>(w), cos.as<float>(), sin.as<float>(), shape, eps, y.as<D>(), rstd.as<float>());
+        });
       });
     });
     if (!held)
@@ -458,14 +468,13 @@ void qk_norm_rope_backward(const OpCall& call) {
     const bool aligned = all_aligned(kVectorBytes, dy.data, x.data, w, cos.data, sin.data, dx.data, partial);
     const bool held = with_held_head<D>(shape.half, aligned, [&](auto head) {
       constexpr int N = decltype(head)::kElements, kLanes = decltype(head)::kLanesOfHead, kGroups = kWarp / kLanes;
-      with_heads(kGroups, shape.heads, partial ? 1 : kBackwardHeads, [&](auto together) {
-        constexpr int kHeads = decltype(together)::value < kBackwardHeads ? decltype(together)::value : kBackwardHeads;
+      with_heads(kGroups, shape.heads, [&](auto together) {
+        constexpr int kHeads = decltype(together)::value;
         shape.pieces = static_cast<int>(ceil_div(shape.heads, kGroups * kHeads));
         if (partial) {
-          if constexpr (kHeads == 1)
-            heads_backward<D, N, kLanes, 1, true><<<ranges, kThreads, 0, stream_of(call)>>>(
-                dy.as<D>(), x.as<D>(), w, weight_is_bf16, rstd.as<float>(), cos.as<float>(), sin.as<float>(), shape, range, dx.as<D>(),
-                partial);
+          heads_backward<D, N, kLanes, kHeads, true><<<ranges, kThreads, 0, stream_of(call)>>>(
+              dy.as<D>(), x.as<D>(), w, weight_is_bf16, rstd.as<float>(), cos.as<float>(), sin.as<float>(), shape, range, dx.as<D>(),
+              partial);
         } else {
           heads_backward<D, N, kLanes, kHeads, false>
               <<<static_cast<unsigned>(ceil_div(shape.n * shape.pieces, kWarps)), kThreads, 0, stream_of(call)>>>(

@@ -7,9 +7,10 @@
 namespace vltune::cuda {
 namespace {
 
-// A row is held in the registers of kThreads threads, kVectors vectors each, so memory is read once and written once. One warp can hold a
+// A row is held in the registers of kThreads threads, kVectors vectors each, so memory is read once and written once. With kFull every
+// thread has all its vectors. One warp can hold a
 // short row: then a block takes several. Rows too long or not aligned go through loops that read them twice.
-constexpr int kVectors = 2, kLoopThreads = 256, kShortRowBlock = 128;
+constexpr int kHeldVectors = 2, kLoopThreads = 256, kShortRowBlock = 128;
 
 template <int kThreads> constexpr int kBlock = kThreads == kWarp ? kShortRowBlock : kThreads;
 
@@ -19,7 +20,7 @@ template <int kThreads> __device__ inline float row_sum(float v, float* shared) 
   else return block_sum<kThreads>(v, shared);
 }
 
-template <class D, class W, int kThreads, int kVectors>
+template <class D, class W, int kThreads, int kVectors, bool kFull>
 __global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, const W* weight, const D* residual, float eps, int64_t n,
                                                                   int d, D* sum, D* y, float* rstd) {
   constexpr int N = kVector<D>;
@@ -27,20 +28,19 @@ __global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, co
   const int64_t t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
   if (t >= n) return;
   const int first = threadIdx.x % kThreads * N;
-  const D* row = x + t * d;
   Packed<D, N> s[kVectors];
   Packed<W, N> w[kVectors];
 #pragma unroll
   for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; i < d) s[k] = load<N>(row + i);
+    if (const int i = first + k * kThreads * N; kFull || i < d) s[k] = load<N>(x + t * d + i);
   if (residual) {
     Packed<D, N> more[kVectors];
 #pragma unroll
     for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; i < d) more[k] = load<N>(residual + t * d + i);
+      if (const int i = first + k * kThreads * N; kFull || i < d) more[k] = load<N>(residual + t * d + i);
 #pragma unroll
     for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; i < d) {
+      if (const int i = first + k * kThreads * N; kFull || i < d) {
         Lanes<N> a = unpack(s[k]), b = unpack(more[k]);
 #pragma unroll
         for (int j = 0; j < N; ++j) a[j] += b[j];
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, co
   float squares = 0;
 #pragma unroll
   for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; i < d) {
+    if (const int i = first + k * kThreads * N; kFull || i < d) {
       w[k] = load<N, Use::Constant>(weight + i);
       Lanes<N> v = unpack(s[k]);
 #pragma unroll
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, co
   if (first == 0) rstd[t] = scale;
 #pragma unroll
   for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; i < d) {
+    if (const int i = first + k * kThreads * N; kFull || i < d) {
       Lanes<N> v = unpack(s[k]), factor = unpack(w[k]);
 #pragma unroll
       for (int j = 0; j < N; ++j) v[j] = factor[j] * (v[j] * scale);
@@ -93,8 +93,9 @@ __global__ void __launch_bounds__(kLoopThreads) rms_norm_loop(const D* x, const 
   for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) y[t * d + i] = from_float<D>(to_float(weight[i]) * (to_float(s[i]) * scale));
 }
 
-// With kGradient a block takes rows blockIdx.x * range and on and leaves the sums for dweight in row blockIdx.x of `partial`.
-template <class D, class W, int kThreads, int kVectors, bool kGradient>
+// With kGradient a block takes rows blockIdx.x * range and on, loading each while it works on the one before, and leaves its sums for
+// dweight in row blockIdx.x of `partial`. Without, every row stands alone.
+template <class D, class W, int kThreads, int kVectors, bool kFull, bool kGradient>
 __global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
     rms_norm_backward_held(const D* dy, const D* s, const W* weight, const float* rstd, const D* dsum, int64_t n, int d, int64_t range,
                            D* dx, float* partial) {
@@ -109,28 +110,42 @@ __global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
     t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
     end = t < n ? t + 1 : t;
   }
-  Lanes<N> sums[kGradient ? kVectors : 1] = {};
-  for (int turn = 0; t < end; ++t, turn ^= 1) {
+  struct Row {
     Packed<D, N> grad[kVectors], x[kVectors], more[kVectors];
-    Packed<W, N> w[kVectors];
+    float scale;
+  };
+  auto load_row = [&](Row& row, int64_t t) {
 #pragma unroll
     for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; i < d) {
-        grad[k] = load<N>(dy + t * d + i);
-        x[k] = load<N>(s + t * d + i);
+      if (const int i = first + k * kThreads * N; kFull || i < d) {
+        row.grad[k] = load<N>(dy + t * d + i);
+        row.x[k] = load<N>(s + t * d + i);
       }
     if (dsum) {
 #pragma unroll
       for (int k = 0; k < kVectors; ++k)
-        if (const int i = first + k * kThreads * N; i < d) more[k] = load<N>(dsum + t * d + i);
+        if (const int i = first + k * kThreads * N; kFull || i < d) row.more[k] = load<N>(dsum + t * d + i);
     }
-    const float scale = rstd[t];
+    row.scale = rstd[t];
+  };
+  Row row, next;
+  Packed<W, N> w[kVectors];
+  Lanes<N> sums[kGradient ? kVectors : 1] = {};
+  if (t < end) {
+    load_row(row, t);
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k)
+      if (const int i = first + k * kThreads * N; kFull || i < d) w[k] = load<N, Use::Constant>(weight + i);
+  }
+  for (int turn = 0; t < end; ++t, turn ^= 1) {
+    if constexpr (kGradient)
+      if (t + 1 < end) load_row(next, t + 1);
+    const float scale = row.scale;
     float dot = 0;
 #pragma unroll
     for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; i < d) {
-        w[k] = load<N, Use::Constant>(weight + i);
-        Lanes<N> g = unpack(grad[k]), v = unpack(x[k]), factor = unpack(w[k]);
+      if (kFull || first + k * kThreads * N < d) {
+        const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
 #pragma unroll
         for (int j = 0; j < N; ++j) dot = fmaf(g[j] * factor[j], v[j] * scale, dot);
       }
@@ -138,8 +153,9 @@ __global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
     const float mean = dot / static_cast<float>(d);
 #pragma unroll
     for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; i < d) {
-        Lanes<N> g = unpack(grad[k]), v = unpack(x[k]), factor = unpack(w[k]), result;
+      if (const int i = first + k * kThreads * N; kFull || i < d) {
+        const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
+        Lanes<N> result;
 #pragma unroll
         for (int j = 0; j < N; ++j) {
           const float xhat = v[j] * scale;
@@ -147,17 +163,19 @@ __global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
           if constexpr (kGradient) sums[k][j] = fmaf(g[j], xhat, sums[k][j]);
         }
         if (dsum) {
-          Lanes<N> b = unpack(more[k]);
+          const Lanes<N> b = unpack(row.more[k]);
 #pragma unroll
           for (int j = 0; j < N; ++j) result[j] += b[j];
         }
         store_lanes(dx + t * d + i, result);
       }
+    if constexpr (kGradient) row = next;
   }
   if constexpr (kGradient) {
 #pragma unroll
     for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; i < d) store_lanes(partial + static_cast<int64_t>(blockIdx.x) * d + i, sums[k]);
+      if (const int i = first + k * kThreads * N; kFull || i < d)
+        store_lanes(partial + static_cast<int64_t>(blockIdx.x) * d + i, sums[k]);
   }
 }
 
@@ -184,15 +202,21 @@ __global__ void __launch_bounds__(kLoopThreads) rms_norm_backward_loop(const D* 
   }
 }
 
-// Calls body(threads) with the fewest threads that hold a row of this many vectors, or returns false.
-template <class Body> bool with_row_threads(int64_t vectors, Body&& body) {
-  if (vectors == 0) return false;
-  if (vectors <= kVectors * 32) body(std::integral_constant<int, 32>{});
-  else if (vectors <= kVectors * 128) body(std::integral_constant<int, 128>{});
-  else if (vectors <= kVectors * 256) body(std::integral_constant<int, 256>{});
-  else if (vectors <= kVectors * 512) body(std::integral_constant<int, 512>{});
-  else return false;
-  return true;
+template <int kThreads_, bool kFull_> struct HeldRow {
+  static constexpr int kThreads = kThreads_;
+  static constexpr bool kFull = kFull_;
+};
+// Calls body(HeldRow) with the fewest threads that hold a row of this many vectors, or returns false.
+template <class Body> bool with_held_row(int64_t vectors, Body&& body) {
+  auto choose = [&](auto threads) {
+    constexpr int kThreads = decltype(threads)::value;
+    if (vectors > kHeldVectors * kThreads) return false;
+    if (vectors == kHeldVectors * kThreads) body(HeldRow<kThreads, true>{});
+    else body(HeldRow<kThreads, false>{});
+    return true;
+  };
+  return vectors > 0 && (choose(std::integral_constant<int, 32>{}) || choose(std::integral_constant<int, 128>{}) ||
+                         choose(std::integral_constant<int, 256>{}) || choose(std::integral_constant<int, 512>{}));
 }
 
 template <class D, class W>
@@ -200,11 +224,12 @@ void launch_forward(const OpCall& call, const D* x, const W* weight, const D* re
                     float* rstd) {
   constexpr int N = kVector<D>;
   const bool aligned = d % N == 0 && all_aligned(kVectorBytes, x, weight, residual, sum, y);
-  const bool held = aligned && with_row_threads(d / N, [&](auto threads) {
-    constexpr int kThreads = decltype(threads)::value;
+  const bool held = aligned && with_held_row(d / N, [&](auto row) {
+    constexpr int kThreads = decltype(row)::kThreads;
     const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
-    rms_norm_held<D, W, kThreads, kVectors><<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(
-        x, weight, residual, eps, n, static_cast<int>(d), sum, y, rstd);
+    rms_norm_held<D, W, kThreads, kHeldVectors, decltype(row)::kFull>
+        <<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(x, weight, residual, eps, n, static_cast<int>(d), sum, y,
+                                                                                  rstd);
   });
   if (!held)
     rms_norm_loop<<<static_cast<unsigned>(n), kLoopThreads, 0, stream_of(call)>>>(x, weight, residual, eps, d, sum, y, rstd);
@@ -217,15 +242,17 @@ void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weigh
   constexpr int N = kVector<D>;
   const int64_t range = partial ? row_range(n) : 1, ranges = ceil_div(n, range);
   const bool aligned = d % N == 0 && all_aligned(kVectorBytes, dy, s, weight, dsum, dx, partial);
-  const bool held = aligned && with_row_threads(d / N, [&](auto threads) {
-    constexpr int kThreads = decltype(threads)::value;
+  const bool held = aligned && with_held_row(d / N, [&](auto row) {
+    constexpr int kThreads = decltype(row)::kThreads;
+    constexpr bool kFull = decltype(row)::kFull;
     if (partial) {
-      rms_norm_backward_held<D, W, kThreads, kVectors, true><<<static_cast<unsigned>(ranges), kThreads, 0, stream_of(call)>>>(
+      rms_norm_backward_held<D, W, kThreads, kHeldVectors, kFull, true><<<static_cast<unsigned>(ranges), kThreads, 0, stream_of(call)>>>(
           dy, s, weight, rstd, dsum, n, static_cast<int>(d), range, dx, partial);
     } else {
       const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
-      rms_norm_backward_held<D, W, kThreads, kVectors, false><<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(
-          dy, s, weight, rstd, dsum, n, static_cast<int>(d), 1, dx, nullptr);
+      rms_norm_backward_held<D, W, kThreads, kHeldVectors, kFull, false>
+          <<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(dy, s, weight, rstd, dsum, n, static_cast<int>(d), 1,
+                                                                                    dx, nullptr);
     }
   });
   if (!held)

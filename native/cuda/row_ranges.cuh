@@ -5,7 +5,7 @@
 
 namespace vltune::cuda {
 
-constexpr int64_t kRowRanges = 264, kRowsAtLeast = 8;  // ranges: two blocks for each multiprocessor of a large GPU
+constexpr int64_t kRowRanges = 528, kRowsAtLeast = 8;  // four blocks for each multiprocessor of a large GPU
 
 inline int64_t row_range(int64_t rows) {
   const int64_t length = ceil_div(rows, kRowRanges);
@@ -18,22 +18,36 @@ inline int64_t row_ranges_limit(int64_t rows) {
   return ranges < kRowRanges ? ranges : kRowRanges;
 }
 
-constexpr int kRangeThreads = 64;
+constexpr int kRangeColumns = 32, kRangeWarps = 16, kRangesTogether = 256;
 
-// to[j] += partial[0][j] + partial[1][j] + ..., in this order.
-static __global__ void __launch_bounds__(kRangeThreads) add_row_ranges(const float* partial, int ranges, int64_t d, float* to) {
-  const int64_t j = static_cast<int64_t>(blockIdx.x) * kRangeThreads + threadIdx.x;
-  if (j >= d) return;
-  float sum = to[j];
+// to[j] += partial[0][j] + partial[1][j] + ..., in this order: a block stages ranges in shared memory, and one warp adds them.
+static __global__ void __launch_bounds__(kRangeColumns * kRangeWarps) add_row_ranges(const float* partial, int ranges, int64_t d,
+                                                                                     float* to) {
+  __shared__ float staged[kRangesTogether][kRangeColumns];
+  const int column = threadIdx.x % kRangeColumns, warp = threadIdx.x / kRangeColumns;
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * kRangeColumns + column;
+  float sum = warp == 0 && j < d ? to[j] : 0;
+  for (int first = 0; first < ranges; first += kRangesTogether) {
+#pragma unroll
+    for (int k = 0; k < kRangesTogether / kRangeWarps; ++k) {
+      const int r = k * kRangeWarps + warp;
+      staged[r][column] = first + r < ranges && j < d ? partial[(first + r) * d + j] : 0;
+    }
+    __syncthreads();
+    const int count = ranges - first < kRangesTogether ? ranges - first : kRangesTogether;
+    if (warp == 0 && j < d) {
 #pragma unroll 16
-  for (int r = 0; r < ranges; ++r) sum += partial[r * d + j];
-  to[j] = sum;
+      for (int r = 0; r < count; ++r) sum += staged[r][column];
+    }
+    __syncthreads();
+  }
+  if (warp == 0 && j < d) to[j] = sum;
 }
 
 inline void launch_add_row_ranges(const OpCall& call, const float* partial, int64_t ranges, int64_t d, float* to) {
   if (d == 0 || ranges == 0) return;
-  const unsigned blocks = static_cast<unsigned>(ceil_div(d, kRangeThreads));
-  add_row_ranges<<<blocks, kRangeThreads, 0, stream_of(call)>>>(partial, static_cast<int>(ranges), d, to);
+  const unsigned blocks = static_cast<unsigned>(ceil_div(d, kRangeColumns));
+  add_row_ranges<<<blocks, kRangeColumns * kRangeWarps, 0, stream_of(call)>>>(partial, static_cast<int>(ranges), d, to);
   check_launch(call);
 }
 

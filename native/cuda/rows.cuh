@@ -5,7 +5,7 @@
 
 namespace vltune::cuda {
 
-constexpr int kRowThreads = 256, kRowVectors = 4;
+constexpr int kRowThreads = 256, kRowVectors = 2;
 
 // y[t] = x[rows[t]], converted. A row outside 0..limit-1 is reported, and nothing is read or written for it.
 template <int N, class From, class To>
@@ -38,7 +38,7 @@ template <class From, class To>
 void launch_gather_rows(const OpCall& call, const From* x, const int32_t* rows, To* y, int64_t count, int64_t limit, int64_t d,
                         FaultKind kind) {
   if (count == 0) return;
-  constexpr int kWide = sizeof(From) < sizeof(To) ? kVector<From> : kVector<To>;
+  constexpr int kWide = kVector<std::conditional_t<(sizeof(From) > sizeof(To)), From, To>>;  // the wider: its accesses lie side by side
   auto launch = [&](auto width) {
     constexpr int N = decltype(width)::value;
     const int64_t pieces = d > 0 ? ceil_div(d, static_cast<int64_t>(N) * kRowVectors * kWarp) : 1;

@@ -6,8 +6,6 @@
 namespace vltune::cuda {
 namespace {
 
-constexpr int kForwardUnroll = 2, kBackwardUnroll = 2;
-
 // To F32's own precision, and where the result is to be rounded to bf16 within 2^-20 of itself. exp(-v) is infinite below -88: then 0.
 __device__ inline float sigmoid_for(float v, float) { return 1.0f / (1.0f + expf(-v)); }
 __device__ inline float sigmoid_for(float v, Bf16) { return __fdividef(1.0f, 1.0f + __expf(-v)); }
@@ -16,12 +14,9 @@ template <class D> struct Forward {
   const D *gate, *up;
   D* y;
 
-  template <int N> struct Loaded { Packed<D, N> gate, up; };
-  template <int N> __device__ Loaded<N> load(int64_t i) const {
-    return {cuda::load<N>(gate + i), cuda::load<N>(up + i)};
-  }
-  template <int N> __device__ void finish(int64_t i, const Loaded<N>& loaded) const {
-    Lanes<N> g = unpack(loaded.gate), u = unpack(loaded.up), result;
+  template <int N> __device__ void apply(int64_t i) const {
+    const Lanes<N> g = load_lanes<N>(gate + i), u = load_lanes<N>(up + i);
+    Lanes<N> result;
 #pragma unroll
     for (int k = 0; k < N; ++k) result[k] = g[k] * sigmoid_for(g[k], D{}) * u[k];
     store_lanes(y + i, result);
@@ -33,12 +28,9 @@ template <class D> struct Backward {
   const D *dy, *gate, *up;
   D *dgate, *dup;
 
-  template <int N> struct Loaded { Packed<D, N> dy, gate, up; };
-  template <int N> __device__ Loaded<N> load(int64_t i) const {
-    return {cuda::load<N>(dy + i), cuda::load<N>(gate + i), cuda::load<N>(up + i)};
-  }
-  template <int N> __device__ void finish(int64_t i, const Loaded<N>& loaded) const {
-    Lanes<N> d = unpack(loaded.dy), g = unpack(loaded.gate), u = unpack(loaded.up), to_gate, to_up;
+  template <int N> __device__ void apply(int64_t i) const {
+    const Lanes<N> d = load_lanes<N>(dy + i), g = load_lanes<N>(gate + i), u = load_lanes<N>(up + i);
+    Lanes<N> to_gate, to_up;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       const float s = sigmoid_for(g[k], D{}), silu = g[k] * s;
@@ -62,8 +54,8 @@ void swiglu(const OpCall& call) {
   check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
   with_activation(gate.dtype, [&](auto tag) {
     using D = decltype(tag);
-    launch_map<kVector<D>, kForwardUnroll>(call, n * f, all_aligned(kVectorBytes, gate.data, up.data, y.data),
-                                           Forward<D>{gate.as<D>(), up.as<D>(), y.as<D>()});
+    launch_map<kVector<D>>(call, n * f, all_aligned(kVectorBytes, gate.data, up.data, y.data),
+                           Forward<D>{gate.as<D>(), up.as<D>(), y.as<D>()});
   });
 }
 
@@ -79,8 +71,8 @@ void swiglu_backward(const OpCall& call) {
   check_operand(call, dup, "dup", dtype, {n, f});
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
-    launch_map<kVector<D>, kBackwardUnroll>(call, n * f, all_aligned(kVectorBytes, dy.data, gate.data, up.data, dgate.data, dup.data),
-                                            Backward<D>{dy.as<D>(), gate.as<D>(), up.as<D>(), dgate.as<D>(), dup.as<D>()});
+    launch_map<kVector<D>>(call, n * f, all_aligned(kVectorBytes, dy.data, gate.data, up.data, dgate.data, dup.data),
+                           Backward<D>{dy.as<D>(), gate.as<D>(), up.as<D>(), dgate.as<D>(), dup.as<D>()});
   });
 }
 
