@@ -97,6 +97,7 @@ const TABLE = 1 << 24;
 const STEP = 8191 * NF4_BLOCK;
 
 export class RandomWeights implements WeightStore {
+  readonly hostBytes = 0;
   readonly #dtype: 'f32' | 'bf16';
   readonly #linears: ReadonlyMap<string, LinearSpec>;
   readonly #tensors = new Map<string, StoredWeight>();

@@ -50,11 +50,9 @@ function topLevel(args: readonly string[]): number {
         ),
     })
     .addHelpText('after', "\n'vltune COMMAND --help' shows a command's options.");
+  // A whole command by name: `command` would read the second word of 'bench step' as an argument.
   for (const [name, { summary }] of Object.entries(COMMANDS))
-    program
-      .command(name)
-      .description(summary)
-      .action(() => {});
+    program.addCommand(new Command(name).description(summary).action(() => {}));
   if (args.length === 0) {
     program.outputHelp({ error: true });
     return 2;

@@ -1,7 +1,7 @@
 /** `vltune plan`: what a run will need, before anything is allocated. */
 import type { OptionTable } from '../options.js';
 import { TRAIN_OPTIONS } from '../train/args.js';
-import { plan } from '../train/trainer.js';
+import { type PlanReport, plan } from '../train/trainer.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount, formatTable } from './output.js';
 import { ProgressStages } from './progress.js';
@@ -20,6 +20,15 @@ const KINDS: Readonly<Record<string, string>> = {
   io: 'token ids, positions, targets',
 };
 
+function blocksText({ elementwise, layers, host, of }: PlanReport['kinds']['recomputedBlocks']): string {
+  const parts = [
+    host > 0 && `${host} kept on the host`,
+    layers > 0 && `${layers} whole`,
+    elementwise > 0 && `${elementwise} in their elementwise parts`,
+  ].filter(Boolean);
+  return `of ${of} blocks ${parts.join(', ')}`;
+}
+
 async function run({ given, output, signal }: CommandContext): Promise<void> {
   const options = checkedTrainOptions({ ...given, values: { outputDir: '.', ...given.values } });
   const progress = new ProgressStages();
@@ -30,7 +39,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   }).finally(() => progress.stop());
   output.emit({ event: 'plan', ...report });
 
-  const { total, recompute, recomputedBlocks, ...kinds } = report.kinds;
+  const { total, host, recompute, recomputedBlocks, ...kinds } = report.kinds;
   const onCpu = report.device === 'cpu';
   const rows = Object.entries(kinds).map(([kind, bytes]) => [kind, formatBytes(bytes), formatCount(bytes), KINDS[kind] ?? '']);
   rows.push([
@@ -45,12 +54,11 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     formatCount(report.plannedMemoryBytes),
     onCpu ? 'resident memory at its peak' : 'what the GPU holds at its peak',
   ]);
+  if (host > 0)
+    rows.push(['host', formatBytes(host), formatCount(host), 'beside that: pinned memory of the host that the GPU reads']);
   output.say(formatTable(['memory', 'size', 'bytes', 'what'], rows, [1, 2]));
   output.say();
-  const { elementwise, layers, of } = recomputedBlocks;
-  output.say(
-    `recompute: ${recompute}${recompute === 'none' ? '' : ` (of ${of} blocks ${layers} whole, ${elementwise} in their elementwise parts)`}`,
-  );
+  output.say(`recompute: ${recompute}${recompute === 'none' ? '' : ` (${blocksText(recomputedBlocks)})`}`);
   output.say(
     `${formatCount(report.rows)} rows, ${formatCount(report.tokens)} tokens, ${formatCount(report.targetTokens)} of them targets`,
   );

@@ -9,8 +9,9 @@ import type { Attrs, Builder, Into, OutputSpec, Shaped } from '../ops/builder.js
 /**
  * Where a value lives. `weight`: frozen, loaded once. `param` and `grad`: the flat trainable buffer and its gradient.
  * `state`: the optimizer's. `io`: small inputs and results of a run. `arena`: everything else, at offsets that are planned.
+ * `host`: pinned memory of the host, where a GPU puts down what it will want again.
  */
-export type Kind = 'weight' | 'param' | 'grad' | 'state' | 'io' | 'arena';
+export type Kind = 'weight' | 'param' | 'grad' | 'state' | 'io' | 'arena' | 'host';
 
 export interface Value extends Shaped {
   readonly id: number;

@@ -4,8 +4,11 @@
  */
 import type { Graph, Op, Value } from './graph.js';
 
-/** How much of a block is made again instead of kept, from nothing to all but the residual stream. */
-export const RECOMPUTE_LEVELS = ['none', 'elementwise', 'layers'] as const;
+/**
+ * How much of a block is made again instead of kept: nothing, its elementwise ops, all but the residual stream; with `host` that
+ * too leaves the device, for pinned memory, and comes back for the backward pass.
+ */
+export const RECOMPUTE_LEVELS = ['none', 'elementwise', 'layers', 'host'] as const;
 export type RecomputeLevel = (typeof RECOMPUTE_LEVELS)[number];
 
 const ELEMENTWISE = new Set(['rms_norm', 'swiglu', 'qk_norm_rope']);
@@ -14,6 +17,7 @@ const MADE_AGAIN: Readonly<Record<RecomputeLevel, ReadonlySet<string>>> = {
   none: new Set(),
   elementwise: ELEMENTWISE,
   layers: LAYERS,
+  host: LAYERS,
 };
 
 /**
@@ -25,14 +29,14 @@ export function blockStarts(ops: readonly Op[]): number[] {
 }
 
 /**
- * The level of each of `blocks` blocks at a setting from 0 to 2 * blocks: memory falls with each step, and speed a little. The
- * elementwise ops go first, being cheap; then whole blocks. The first blocks are made again before the last: their turn in the
- * backward pass comes when the others' memory is free.
+ * The level of each of `blocks` blocks at a setting from 0 to 3 * blocks: memory falls with each step, and speed a little. The
+ * elementwise ops go first, being cheap; then whole blocks; then the residual stream. The first blocks go before the last: their
+ * turn in the backward pass comes when the others' memory is free.
  */
 export function levelsAt(setting: number, blocks: number): RecomputeLevel[] {
   return Array.from({ length: blocks }, (_, block) => {
-    if (block < setting - blocks) return 'layers';
-    return block < setting ? 'elementwise' : 'none';
+    const level = Math.ceil((setting - block) / blocks);
+    return RECOMPUTE_LEVELS[Math.min(Math.max(level, 0), RECOMPUTE_LEVELS.length - 1)]!;
   });
 }
 
@@ -46,16 +50,24 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
   const starts = blockStarts(forward);
   const producers = new Map<Value, Op>();
   const again = new Set<Op>();
+  const hosted = new Map<Value, Value>();
+  const rewritten: Op[] = [];
   let block = -1;
   forward.forEach((op, index) => {
     if (index === starts[block + 1]) block += 1;
     const level = typeof levels === 'string' ? levels : (levels[block] ?? 'none');
     if (MADE_AGAIN[level].has(op.op)) again.add(op);
     for (const value of op.out) if (value?.kind === 'arena') producers.set(value, op);
+    rewritten.push(op);
+    const sum = op.op === 'rms_norm' ? op.out[2] : null;
+    if (sum && level === 'host') {
+      const host = graph.value('host', sum.name, sum.dtype, sum.shape);
+      hosted.set(sum, host);
+      rewritten.push(move(sum, host));
+    }
   });
   if (again.size === 0) return;
 
-  const rewritten: Op[] = [...forward];
   const copies = new Map<Value, Value>();
   const copied = new Set<Op>();
 
@@ -65,15 +77,24 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
   const available = (value: Value | null): Value | null => {
     if (!value) return null;
     const producer = producers.get(value);
+    const host = hosted.get(value);
+    if (host) return copies.get(value) ?? fetch(value, host);
     if (!producer || keeps(producer, value)) return value;
     if (!copied.has(producer)) copy(producer);
     return copies.get(value)!;
   };
 
+  const fetch = (value: Value, host: Value): Value => {
+    const back = graph.value('arena', `${value.name} again`, value.dtype, value.shape);
+    copies.set(value, back);
+    rewritten.push(move(host, back));
+    return back;
+  };
+
   const copy = (op: Op): void => {
     copied.add(op);
     const sum = op.op === 'rms_norm' ? op.out[2] : null;
-    const inputs = sum ? [sum, op.in[1]!, null] : op.in.map(available);
+    const inputs = sum ? [available(sum), op.in[1]!, null] : op.in.map(available);
     const out = op.out.map((value) => {
       if (!value || value === sum) return null;
       const fresh = graph.value('arena', `${value.name} again`, value.dtype, value.shape);
@@ -88,4 +109,9 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
     rewritten.push({ ...op, in: inputs });
   }
   graph.ops = rewritten;
+}
+
+/** The same numbers elsewhere: a cast to the dtype that they have. */
+function move(from: Value, to: Value): Op {
+  return { op: 'cast', in: [from], out: [to], attrs: {} };
 }

@@ -24,6 +24,8 @@ export interface FrozenOptions {
   readonly doubleQuant: boolean;
   /** Tensors that are trained, and so are not loaded here. */
   readonly skip: (name: string) => boolean;
+  /** Tensors that a GPU reads in the host's memory. */
+  readonly onHost?: (name: string) => boolean;
 }
 
 /** What becomes of one tensor. */
@@ -31,8 +33,8 @@ export interface FrozenTensor extends StoredWeight {
   readonly source: 'mapped' | 'cast' | 'quantize' | 'prequantized';
   /** Bytes in memory, scales included. */
   readonly bytes: number;
-  /** First byte in the block of a GPU. */
-  readonly offset: number;
+  /** First byte in the block of a GPU; undefined: it stays in the host's memory. */
+  readonly offset: number | undefined;
 }
 
 const ALIGNMENT = 64;
@@ -49,6 +51,7 @@ export class FrozenWeights implements WeightStore {
   readonly #owned: Storage[] = [];
   #sum = 0;
   #blockBytes = 0;
+  #hostBytes = 0;
 
   constructor(folder: ModelFolder, options: FrozenOptions) {
     this.#folder = folder;
@@ -76,6 +79,10 @@ export class FrozenWeights implements WeightStore {
   /** Bytes of all frozen weights in memory, mapped ones included. */
   get bytes(): number {
     return this.#options.device === 'cpu' ? this.#sum : this.#blockBytes;
+  }
+
+  get hostBytes(): number {
+    return this.#hostBytes;
   }
 
   /** The most that loading needs beside what stays. */
@@ -106,7 +113,7 @@ export class FrozenWeights implements WeightStore {
     const total = this.#sum;
     let done = 0;
     let failed = false;
-    const block = device === 'cpu' ? undefined : this.#allocate(this.#blockBytes);
+    const block = device === 'cpu' ? undefined : this.#allocate(this.#blockBytes, device);
     const queue = this.#tensors.values();
     const loader = async (): Promise<void> => {
       const staging = new Staging(device);
@@ -154,8 +161,13 @@ export class FrozenWeights implements WeightStore {
   }
 
   #add(tensor: Omit<FrozenTensor, 'offset'>): void {
-    this.#tensors.set(tensor.name, { ...tensor, offset: this.#blockBytes });
     this.#sum += tensor.bytes;
+    if (this.#options.device !== 'cpu' && this.#options.onHost?.(tensor.name)) {
+      this.#tensors.set(tensor.name, { ...tensor, offset: undefined });
+      this.#hostBytes += tensor.bytes;
+      return;
+    }
+    this.#tensors.set(tensor.name, { ...tensor, offset: this.#blockBytes });
     this.#blockBytes += align(tensor.bytes, CUDA_ALIGNMENT);
   }
 
@@ -164,17 +176,17 @@ export class FrozenWeights implements WeightStore {
     return this.#options.dtype === 'bf16' && this.#folder.dtypeOf(name) !== 'bf16';
   }
 
-  /** Loads a tensor into its part of `block`, or without one into memory of its own. */
+  /** Loads a tensor into its part of a GPU's `block`, or into memory of its own. */
   async #load(tensor: FrozenTensor, staging: Staging, block: Storage | undefined): Promise<Place> {
     const { name, shape } = tensor;
     if (tensor.source === 'prequantized') {
       const mapped = this.#folder.nf4(name)!.place();
-      return block ? await this.#uploadNf4(tensor, mapped, block) : mapped;
+      return block ? await this.#uploadNf4(tensor, mapped, this.#target(tensor, block)) : mapped;
     }
     const mapped = this.#folder.checkpoint.ref(name);
     if (tensor.source === 'mapped' && !block) return mapped;
 
-    const place = block ? { storage: block, offset: tensor.offset } : { storage: this.#allocate(tensor.bytes), offset: 0 };
+    const place = this.#target(tensor, block);
     const source = { ...mapped, dtype: this.#folder.dtypeOf(name), shape };
     try {
       if (tensor.source === 'quantize') return await this.#quantize(source, this.#rounds(name), place, staging);
@@ -185,6 +197,11 @@ export class FrozenWeights implements WeightStore {
       // The source is not needed again: its pages need not stay in memory.
       addon().adviseUnneeded(mapped.storage, mapped.offset, this.#folder.checkpoint.get(name).bytes);
     }
+  }
+
+  #target({ bytes, offset }: FrozenTensor, block: Storage | undefined): Place {
+    if (block && offset !== undefined) return { storage: block, offset };
+    return { storage: this.#allocate(bytes, block ? 'pinned' : 'cpu'), offset: 0 };
   }
 
   /** Quantises into the place: codes, then scales. */
@@ -232,14 +249,14 @@ export class FrozenWeights implements WeightStore {
   }
 
   /** Copies codes and scales as the checkpoint holds them. */
-  async #uploadNf4(tensor: FrozenTensor, { storage: from, offset: codesAt, nf4 }: Place, block: Storage): Promise<Place> {
+  async #uploadNf4(tensor: FrozenTensor, { storage: from, offset: codesAt, nf4 }: Place, target: Place): Promise<Place> {
     const numel = count(tensor.shape);
-    const { offset } = tensor;
+    const { storage, offset } = target;
     const { blocks, absmaxAt, nested, nestedAt } = nf4Layout(numel, !('absmax' in nf4!));
     const upload = async (at: number, source: { storage: Storage; offset: number }, bytes: number) => {
-      await addon().copyAsync(block, at, source.storage, source.offset, bytes);
+      await addon().copyAsync(storage, at, source.storage, source.offset, bytes);
       addon().adviseUnneeded(source.storage, source.offset, bytes);
-      return { storage: block, offset: at };
+      return { storage, offset: at };
     };
     const codes = await upload(offset, { storage: from, offset: codesAt }, dtypeBytes('nf4', numel));
     if ('absmax' in nf4!) return { ...codes, nf4: { absmax: await upload(offset + absmaxAt, nf4.absmax, blocks * 4) } };
@@ -248,8 +265,8 @@ export class FrozenWeights implements WeightStore {
     return { ...codes, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nf4!.nestedOffset } };
   }
 
-  #allocate(bytes: number): Storage {
-    const storage = addon().allocate(bytes, this.#options.device);
+  #allocate(bytes: number, where: Device | 'pinned'): Storage {
+    const storage = addon().allocate(bytes, where);
     this.#owned.push(storage);
     return storage;
   }

@@ -10,8 +10,10 @@ export interface StoredWeight {
 }
 
 export interface WeightStore {
-  /** Bytes of all of them in memory. */
+  /** Bytes of all of them in the device's memory. */
   readonly bytes: number;
+  /** Bytes of those that a GPU reads in the host's. */
+  readonly hostBytes: number;
   linear(module: string): LinearSpec;
   get(name: string): StoredWeight | undefined;
   /** Where a loaded weight lies. */

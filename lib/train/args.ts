@@ -70,6 +70,8 @@ export interface TrainArgs {
   readonly gradientCheckpointing: boolean;
   /** Bytes that the plan must fit in; undefined: no limit, with CUDA what the card has free. */
   readonly memory: number | undefined;
+  /** With CUDA: the frozen embedding table stays in the host's memory; undefined: where the memory limit would else cost speed. */
+  readonly embeddingOnHost: boolean | undefined;
   /** undefined: VLTUNE_NUM_THREADS, else OMP_NUM_THREADS, else all CPUs of the process. */
   readonly threads: number | undefined;
 
@@ -329,6 +331,12 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     group: MACHINE,
     help: 'Recompute activations in the backward pass: slower, less memory, the same bits',
   },
+  embeddingOnHost: {
+    kind: 'flag',
+    defaultText: 'where memory is short',
+    group: MACHINE,
+    help: "Keep the embedding table in the host's memory, which a GPU reads rows of (models whose output head is another)",
+  },
   memory: {
     kind: 'bytes',
     value: 'SIZE',
@@ -430,6 +438,7 @@ function applyRules(
     if (given.has(key) && values[key] !== false) exclude('fullFinetuning', key, 'full fine-tuning has no adapter');
   }
   for (const key of NEW_ADAPTER_OPTIONS) exclude('adapter', key, "the adapter's own configuration holds");
+  exclude('fullFinetuning', 'embeddingOnHost', 'it is trained');
   exclude('fullFinetuning', 'loadIn4bit', 'weights in 4 bits cannot be trained');
   exclude('warmupSteps', 'warmupRatio', 'give one of them');
   if (values.resumeFromCheckpoint === true)

@@ -75,6 +75,7 @@ const MAY_CHANGE: ReadonlySet<keyof TrainArgs> = new Set([
   'skipImages',
   'device',
   'gradientCheckpointing',
+  'embeddingOnHost',
   'memory',
   'threads',
   'loggingSteps',

@@ -125,25 +125,38 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
     const limits = largest(batches.limits(totalSteps / batches.updatesPerEpoch), evalBatches?.limits(1));
 
     const dtype = args.dtype === 'float32' ? 'f32' : 'bf16';
-    const frozen = new FrozenWeights(model, {
-      device,
-      dtype,
-      loadIn4bit: args.loadIn4bit && !args.fullFinetuning,
-      doubleQuant: true,
-      skip: (name) => trainables.layout.get(name) !== undefined,
-    });
+    const { embedding, head } = model.spec;
+    if (args.embeddingOnHost && embedding === head) {
+      throw new VltuneError(
+        'ERR_USAGE',
+        `--embedding-on-host: the output head of ${folder} is the embedding table itself, which the GPU must hold`,
+      );
+    }
     const optimizer = new OptimizerLayout(trainables.layout, args.optim);
     const { baseBytes, limit } = memoryBudget(device, args.memory, device === 'cuda' && addon().cudaInfo().available);
-    const step = new TrainingStep(model.spec, frozen, trainables, optimizer, {
-      dtype,
-      device,
-      maxTokens: limits.tokens,
-      maxSequences: limits.rows,
-      maxTargets: limits.targets,
-      maxGradNorm: args.maxGradNorm,
-      gradientCheckpointing: args.gradientCheckpointing,
-      ...(limit && { memoryLimit: limit }),
-    });
+    const built = (embeddingOnHost: boolean) => {
+      const frozen = new FrozenWeights(model, {
+        device,
+        dtype,
+        loadIn4bit: args.loadIn4bit && !args.fullFinetuning,
+        doubleQuant: true,
+        skip: (name) => trainables.layout.get(name) !== undefined,
+        onHost: (name) => embeddingOnHost && name === embedding,
+      });
+      const step = new TrainingStep(model.spec, frozen, trainables, optimizer, {
+        dtype,
+        device,
+        maxTokens: limits.tokens,
+        maxSequences: limits.rows,
+        maxTargets: limits.targets,
+        maxGradNorm: args.maxGradNorm,
+        gradientCheckpointing: args.gradientCheckpointing,
+        ...(limit && { memoryLimit: limit }),
+      });
+      return { frozen, step };
+    };
+    const mayMove = device !== 'cpu' && embedding !== head && args.embeddingOnHost === undefined;
+    const { frozen, step } = mayMove ? leastRecomputed(built) : built(args.embeddingOnHost ?? false);
     const { total, weights } = step.memory;
     // On a GPU what loading needs is free again before the rest is allocated.
     const own = device === 'cpu' ? total + frozen.loadingBytes + HEAP_GROWTH : Math.max(total, weights + frozen.loadingBytes);
@@ -191,6 +204,23 @@ export function identityOf(run: Run): RunIdentity {
     hash.update(sample);
   }
   return { model: hash.digest('hex'), dataset: run.dataset.fingerprint };
+}
+
+/** With the embedding table on the GPU if that costs nothing else; its rows are read faster from the host than a layer is made again. */
+function leastRecomputed<T extends { readonly step: TrainingStep }>(built: (embeddingOnHost: boolean) => T): T {
+  let onDevice: T | undefined;
+  try {
+    onDevice = built(false);
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ERR_OUT_OF_MEMORY') throw error;
+  }
+  if (onDevice?.step.memory.recompute === 'none') return onDevice;
+  const onHost = built(true);
+  const recomputed = ({ step }: T): number => {
+    const { elementwise, layers, host } = step.memory.recomputedBlocks;
+    return elementwise + 2 * layers + 3 * host;
+  };
+  return onDevice && recomputed(onDevice) <= recomputed(onHost) ? onDevice : onHost;
 }
 
 function trainablesOf(args: TrainArgs, model: ModelFolder, adapter: Adapter | undefined): Trainables {

@@ -64,11 +64,19 @@ export interface MemoryPlan {
   readonly state: number;
   readonly arena: number;
   readonly io: number;
+  /** Of the device. */
   readonly total: number;
+  /** Pinned memory of the host, beside the total: weights and activations that a GPU leaves there. */
+  readonly host: number;
   /** The furthest that any block goes. */
   readonly recompute: RecomputeLevel;
   /** How many of the forward pass's blocks (attention and feed-forward of a layer are one each) are made again how far. */
-  readonly recomputedBlocks: { readonly elementwise: number; readonly layers: number; readonly of: number };
+  readonly recomputedBlocks: {
+    readonly elementwise: number;
+    readonly layers: number;
+    readonly host: number;
+    readonly of: number;
+  };
 }
 
 interface Built {
@@ -97,7 +105,7 @@ export class TrainingStep {
   readonly #update: Built;
   readonly #io: IoBuffers;
   #programs: { train: Program; evaluate: Program; update: Program } | undefined;
-  #storages: { params: Storage; grads: Storage; state: Storage; arena: Storage } | undefined;
+  #storages: { params: Storage; grads: Storage; state: Storage; arena: Storage; host: Storage } | undefined;
 
   /** Builds and plans the programs; allocates nothing. ERR_OUT_OF_MEMORY if no plan fits the limit. */
   constructor(spec: ModelSpec, frozen: WeightStore, trainables: Trainables, optimizer: OptimizerLayout, options: StepOptions) {
@@ -124,6 +132,7 @@ export class TrainingStep {
       grads: addon().allocate(grads, device),
       state: addon().allocate(state, device),
       arena: addon().allocate(arena, device),
+      host: addon().allocate(hostBytes(this.#train.graph), device === 'cpu' ? 'cpu' : 'pinned'),
     };
     this.#storages = storages;
     this.#io.allocate(device);
@@ -240,16 +249,15 @@ export class TrainingStep {
 
   /** The least recomputation that fits the limit. ERR_OUT_OF_MEMORY if none does. */
   #choose(): Candidate {
-    const { gradientCheckpointing } = this.#options;
+    const { gradientCheckpointing, device } = this.#options;
     const memoryLimit = this.#options.memoryLimit?.bytes ?? Number.POSITIVE_INFINITY;
-    const most = 2 * this.#evaluate.blocks;
-    const all = () => this.#candidate(most);
-    if (gradientCheckpointing) return this.#checked(all());
-    const none = this.#candidate(0);
-    if (none.memory.total <= memoryLimit) return none;
+    const { blocks } = this.#evaluate;
+    const most = (device === 'cpu' ? 2 : 3) * blocks;
+    let below = gradientCheckpointing ? 2 * blocks : 0;
+    const least = this.#candidate(below);
+    if (least.memory.total <= memoryLimit) return least;
     // Memory falls with the setting: the first that fits lies between one that does not and one that does.
-    let fits = this.#checked(all());
-    let [below, at] = [0, most];
+    let [at, fits] = [most, this.#checked(this.#candidate(most))];
     while (at - below > 1) {
       const middle = Math.floor((below + at) / 2);
       const candidate = this.#candidate(middle);
@@ -352,21 +360,25 @@ export class TrainingStep {
       io: io.bytes,
     };
     const levels = levelsAt(setting, train.blocks);
+    const blocksAt = (level: RecomputeLevel) => levels.filter((each) => each === level).length;
     return {
       ...parts,
       total: Object.values(parts).reduce((sum, bytes) => sum + bytes, 0),
+      host: this.#frozen.hostBytes + hostBytes(train.graph),
       recompute: levels[0] ?? 'none', // the first blocks go furthest
       recomputedBlocks: {
-        elementwise: levels.filter((level) => level === 'elementwise').length,
-        layers: levels.filter((level) => level === 'layers').length,
+        elementwise: blocksAt('elementwise'),
+        layers: blocksAt('layers'),
+        host: blocksAt('host'),
         of: levels.length,
       },
     };
   }
 
   #places(built: Built): Map<Value, Place> {
-    const { params, grads, state } = this.#allocated();
+    const { params, grads, state, host } = this.#allocated();
     const places = new Map<Value, Place>();
+    let hostOffset = 0;
     for (const value of built.graph.values) {
       const flat = value.name === 'flat';
       const offset = () => (flat ? 0 : this.#parameter(value.name).offset * 4);
@@ -375,6 +387,10 @@ export class TrainingStep {
       else if (value.kind === 'param') places.set(value, { storage: params, offset: offset() });
       else if (value.kind === 'grad') places.set(value, { storage: grads, offset: offset() });
       else if (value.kind === 'state') places.set(value, { storage: state, offset: this.#stateSlot(value.name).offset });
+      else if (value.kind === 'host') {
+        places.set(value, { storage: host, offset: hostOffset });
+        hostOffset += align(valueBytes(value, built.graph.dims));
+      }
     }
     return places;
   }
@@ -436,6 +452,11 @@ export class TrainingStep {
 
 function lengths(batch: MicroBatch, targets: number): Record<string, number> {
   return { tokens: batch.ids.length, bounds: batch.bounds.length, targets };
+}
+
+/** Bytes of what a program puts down in the host's memory. */
+function hostBytes({ values, dims }: Graph): number {
+  return values.reduce((sum, value) => sum + (value.kind === 'host' ? align(valueBytes(value, dims)) : 0), 0);
 }
 
 function rowsWithTarget(targets: Int32Array): Int32Array {

@@ -3,9 +3,10 @@ import { join } from 'node:path';
 import { plan, type TrainEvent, train } from '../../lib/index.js';
 import { addon } from '../../lib/native.js';
 import { quantizeCheckpoint } from '../../lib/weights/quantize.js';
-import { readJson, type Trace } from '../parity/fixtures.js';
+import { FIXTURES, readJson, type Trace } from '../parity/fixtures.js';
 import { checkRun, RUNS } from '../parity/runs.js';
 import { checkKilled } from '../train/kill.js';
+import { checkLimits } from '../train/limits.js';
 import { digests, MODEL, shortRun, temporaryFolder, weightDigest } from '../train/support.js';
 import { cuda } from './support.js';
 
@@ -70,6 +71,23 @@ cuda('full fine-tuning on a GPU gives the losses of the CPU', async (t) => {
   const [cpu, gpu] = [await losses('cpu'), await losses('cuda')];
   t.is(gpu.length, 4);
   for (const [i, loss] of cpu.entries()) t.true(Math.abs(gpu[i]! - loss) < 1e-3 * loss, `update ${i + 1}: ${gpu[i]}, ${loss}`);
+});
+
+cuda('a limit moves layers and the residual stream out of the card, and changes no bit of a gradient', (t) =>
+  checkLimits(t, 'cuda'),
+);
+
+cuda('an embedding table on the host gives the bytes of one on the card', async (t) => {
+  const folder = temporaryFolder(t);
+  const untied = {
+    device: 'cuda',
+    model: join(FIXTURES, 'qwen3vl-tiny-variants', 'untied'),
+    maxSteps: 4,
+    saveStrategy: 'no',
+  } as const;
+  for (const embeddingOnHost of [false, true])
+    await train(shortRun(join(folder, String(embeddingOnHost)), { ...untied, embeddingOnHost }));
+  t.is(weightDigest(join(folder, 'true')), weightDigest(join(folder, 'false')));
 });
 
 cuda('what a run takes of the card is what was planned, and all of it is given back', async (t) => {
