@@ -242,7 +242,18 @@ async function trainVltune(model: string, dataset: string, output: string, steps
   const args = [
     join(PACKAGE_ROOT, 'dist', 'lib', 'cli', 'main.js'),
     ...['train', '--json', '--model', model, '--dataset', dataset, '--output-dir', output],
-    ...['--no-load-in-4bit', '--dtype', 'float32', '--optim', 'adamw_torch', '--text-format', 'plain', '--no-packing'],
+    ...[
+      '--device',
+      'cpu',
+      '--no-load-in-4bit',
+      '--dtype',
+      'float32',
+      '--optim',
+      'adamw_torch',
+      '--text-format',
+      'plain',
+      '--no-packing',
+    ],
     ...['--per-device-train-batch-size', '1', '--gradient-accumulation-steps', '1', '--max-length', String(TOKENS)],
     ...['--max-steps', String(steps), '--logging-steps', '1', '--save-strategy', 'no'],
   ];

@@ -86,6 +86,9 @@ interface Built {
   readonly blocks: number;
 }
 
+/** Steps in which a micro-batch that fits is looked for. */
+const TOKEN_STEP = 64;
+
 /** A way to train, with what it takes. */
 interface Candidate {
   readonly train: Built;
@@ -257,7 +260,7 @@ export class TrainingStep {
     const least = this.#candidate(below);
     if (least.memory.total <= memoryLimit) return least;
     // Memory falls with the setting: the first that fits lies between one that does not and one that does.
-    let [at, fits] = [most, this.#checked(this.#candidate(most))];
+    let [at, fits] = [most, this.#checked(this.#candidate(most), most)];
     while (at - below > 1) {
       const middle = Math.floor((below + at) / 2);
       const candidate = this.#candidate(middle);
@@ -268,28 +271,54 @@ export class TrainingStep {
   }
 
   #candidate(setting: number): Candidate {
-    const train = this.#buildPass('train', setting);
-    const io = new IoBuffers([train.graph, this.#evaluate.graph, this.#update.graph]);
-    return { train, io, memory: this.#memoryOf(train, io, setting) };
+    return this.#with(this.#buildPass('train', setting), this.#evaluate, setting);
   }
 
-  /** A candidate that recomputes everything, if it fits. */
-  #checked(candidate: Candidate): Candidate {
+  #with(train: Built, evaluate: Built, setting: number): Candidate {
+    const io = new IoBuffers([train.graph, evaluate.graph, this.#update.graph]);
+    return { train, io, memory: this.#memoryOf(train, evaluate, io, setting) };
+  }
+
+  /** The most tokens of a micro-step that fit the limit with everything recomputed, in steps of 64; 0 if none do. */
+  #mostTokens(limit: number, setting: number): number {
+    const fits = (steps: number): boolean => {
+      const tokens = steps * TOKEN_STEP;
+      return (
+        this.#with(this.#buildPass('train', setting, tokens), this.#buildPass('evaluate', 0, tokens), setting).memory.total <=
+        limit
+      );
+    };
+    let [most, above] = [0, Math.ceil(this.#options.maxTokens / TOKEN_STEP)];
+    while (above - most > 1) {
+      const middle = Math.floor((most + above) / 2);
+      if (fits(middle)) most = middle;
+      else above = middle;
+    }
+    return most * TOKEN_STEP;
+  }
+
+  /** A candidate that recomputes everything (`setting`), if it fits. */
+  #checked(candidate: Candidate, setting: number): Candidate {
     const { memoryLimit, maxTokens } = this.#options;
     const { total, weights, arena } = candidate.memory;
     if (memoryLimit === undefined || total <= memoryLimit.bytes) return candidate;
+    const tokens = this.#mostTokens(memoryLimit.bytes, setting);
+    const lower =
+      tokens > 0
+        ? `Lower --max-length or --per-device-train-batch-size (now ${maxTokens} tokens a micro-step; ${tokens} fit)`
+        : `Not even ${TOKEN_STEP} tokens a micro-step fit (now ${maxTokens}): lowering --max-length or --per-device-train-batch-size is not enough; take a smaller model`;
     throw new VltuneError(
       'ERR_OUT_OF_MEMORY',
       `${memoryLimit.name}: the least that trains this is ${mib(total)} (weights ${mib(weights)}, activations ${mib(arena)}, ` +
-        `with everything recomputed). Lower --max-length or --per-device-train-batch-size (now ${maxTokens} tokens a micro-step), or ${memoryLimit.remedy}.`,
+        `with everything recomputed). ${lower}, or ${memoryLimit.remedy}.`,
     );
   }
 
   /** `setting`: how much is recomputed (`levelsAt`). */
-  #buildPass(mode: 'train' | 'evaluate', setting: number): Built {
-    const { dtype, device, maxTokens, maxSequences, maxTargets = maxTokens } = this.#options;
+  #buildPass(mode: 'train' | 'evaluate', setting: number, tokens: number = this.#options.maxTokens): Built {
+    const { dtype, device, maxSequences, maxTargets = tokens } = this.#options;
     const text = this.#spec.text;
-    const graph = new Graph({ tokens: maxTokens, bounds: maxSequences + 1, targets: maxTargets });
+    const graph = new Graph({ tokens, bounds: maxSequences + 1, targets: Math.min(maxTargets, tokens) });
     const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
       graph.value('io', name, ioDtype, shape);
     const bounds = input('bounds', 'i32', 'bounds');
@@ -349,14 +378,14 @@ export class TrainingStep {
     return { graph, plan: planMemory(graph, this.#options.device), blocks: 0 };
   }
 
-  #memoryOf(train: Built, io: IoBuffers, setting: number): MemoryPlan {
+  #memoryOf(train: Built, evaluate: Built, io: IoBuffers, setting: number): MemoryPlan {
     const params = this.#trainables.layout.elements * 4;
     const parts = {
       weights: this.#frozen.bytes,
       params,
       grads: params,
       state: this.#stateBytes(),
-      arena: Math.max(train.plan.arenaBytes, this.#evaluate.plan.arenaBytes, this.#update.plan.arenaBytes),
+      arena: Math.max(train.plan.arenaBytes, evaluate.plan.arenaBytes, this.#update.plan.arenaBytes),
       io: io.bytes,
     };
     const levels = levelsAt(setting, train.blocks);

@@ -110,6 +110,7 @@ async function trainModel(work: string, start: string, trained: string): Promise
     weightDecay: 0.01,
     adamBeta2: 0.98,
     seed: SEED,
+    device: 'cpu', // the shipped bytes are the CPU's
     loggingSteps: 20,
     saveSteps: 400,
     saveTotalLimit: 1,

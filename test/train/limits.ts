@@ -86,7 +86,7 @@ export async function checkLimits(t: ExecutionContext, device: Device): Promise<
   );
   t.regex(
     error?.message ?? '',
-    /^the limit: the least that trains this is \d+ MiB .*\(now 40 tokens a micro-step\), or raise it\.$/,
+    /^the limit: the least that trains this is \d+ MiB .*Not even 64 tokens a micro-step fit \(now 40\): .*, or raise it\.$/,
   );
 
   const seen = new Set<string>();

@@ -166,7 +166,16 @@ test.serial('a memory budget chooses recomputation, and one that cannot be met s
   t.not(tight.kinds.recompute, 'none');
   const error = await t.throwsAsync(plan(shortRun(folder, { memory: 100_000 })));
   t.is((error as VltuneError).code, 'ERR_OUT_OF_MEMORY');
-  t.regex(error!.message, /--memory .* the least that trains this is .*Lower --max-length/s);
+  t.regex(error!.message, /--memory .* the least that trains this is .*Not even 64 tokens/s);
+
+  // What is said to fit does.
+  const eight = { gradientAccumulationSteps: 1, perDeviceTrainBatchSize: 8 };
+  const { kinds } = await plan(shortRun(folder, { ...eight, gradientCheckpointing: true }));
+  const memory = Math.floor(kinds.total - 0.3 * kinds.arena);
+  const short = await t.throwsAsync(plan(shortRun(folder, { ...eight, memory })));
+  const fit = Number(/tokens a micro-step; (\d+) fit\)/.exec(short!.message)?.[1]);
+  t.true(fit >= 64 && fit < 8 * 96, short!.message);
+  await t.notThrowsAsync(plan(shortRun(folder, { ...eight, perDeviceTrainBatchSize: Math.floor(fit / 96), memory })));
 });
 
 test.serial('two models train in one process at the same time, each to its own bytes', async (t) => {
