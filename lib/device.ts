@@ -30,26 +30,32 @@ export function deviceKind(option: DeviceOption | undefined): Device {
  */
 export function openDevice(option: DeviceOption | undefined): Device {
   const index = indexOf(option);
+  if (index !== undefined) select(index); // before anything opens another one
   if (deviceKind(option) === 'cpu') return 'cpu';
   const cuda = addon().cudaInfo();
-  if (!cuda.available) throw noDevice(option!, cuda);
-  if (index !== undefined) {
-    if (!cuda.devices.some((device) => device.index === index)) {
-      const found = cuda.devices.map(({ index: number, name }) => `cuda:${number} (${name})`).join(', ');
-      throw new VltuneError('ERR_NO_DEVICE', `--device ${option}: there is no such GPU; found ${found}`);
-    }
+  if (cuda.available) return 'cuda';
+  if (index !== undefined) select(0);
+  throw noDevice(option!, cuda);
+}
+
+/** What keeps a GPU from being chosen is told by `cudaInfo`, with what there is. */
+function select(index: number): void {
+  try {
     addon().selectDevice(index);
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ERR_NO_DEVICE') throw error;
   }
-  return 'cuda';
 }
 
 /** The device to plan for, which need not be there: a plan is made of shapes. ERR_NO_DEVICE if this build does not know its kernels. */
 export function plannedDevice(option: DeviceOption | undefined): Device {
-  indexOf(option);
+  const index = indexOf(option);
+  if (index !== undefined) select(index);
   if (deviceKind(option) === 'cpu') return 'cpu';
   const cuda = addon().cudaInfo();
+  if (index !== undefined && !cuda.available) select(0);
   if (!cuda.compiled) throw noDevice(option!, cuda);
-  return cuda.available ? openDevice(option) : 'cuda';
+  return 'cuda';
 }
 
 /** N of `cuda:N`. ERR_USAGE if the option is none of its forms, as a caller without the compiler's help may pass. */
@@ -61,8 +67,9 @@ function indexOf(option: DeviceOption | undefined): number | undefined {
   return match[1] === undefined ? undefined : Number(match[1]);
 }
 
-function noDevice(option: string, { compiled, reason, driver }: CudaInfo): VltuneError {
-  const found = [reason || 'no usable GPU', ...(driver ? [`driver ${driver}`] : [])].join('; ');
+function noDevice(option: string, { compiled, reason, driver, devices }: CudaInfo): VltuneError {
+  const gpus = devices.map(({ index, name }) => `cuda:${index} is ${name}`);
+  const found = [reason || 'no usable GPU', ...gpus, ...(driver ? [`driver ${driver}`] : [])].join('; ');
   const remedy = compiled
     ? 'Look at nvidia-smi and vltune doctor, or compute on the CPU with --device cpu (or auto)'
     : 'Install a build of vltune with CUDA, or compute on the CPU with --device cpu (or auto)';

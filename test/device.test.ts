@@ -26,7 +26,7 @@ test('what is no device is refused by name', (t) => {
 
 test('a GPU that is not there is refused with what was found and what to do', (t) => {
   if (available) {
-    t.throws(() => openDevice('cuda:999'), { code: 'ERR_NO_DEVICE', message: /there is no such GPU; found cuda:0 \(/ });
+    t.throws(() => openDevice('cuda:999'), { code: 'ERR_NO_DEVICE', message: /cuda:0 is / });
     return;
   }
   const { reason } = addon().cudaInfo();

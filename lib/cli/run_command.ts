@@ -50,6 +50,7 @@ const NATIVE_CODES: ReadonlySet<string> = new Set([
   'ERR_ARGUMENT',
   'ERR_OUT_OF_MEMORY',
   'ERR_NO_DEVICE',
+  'ERR_DEVICE',
   'ERR_IO',
   'ERR_CANCELLED',
   'ERR_INTERNAL',
