@@ -21,6 +21,8 @@ export interface GenerateBenchOptions {
   /** 0: greedy. */
   readonly temperature: number;
   readonly rounds: number;
+  /** Also measure each op of some tokens. */
+  readonly profile: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -32,6 +34,8 @@ export interface GenerateBenchResult {
   readonly peakMemoryBytes: number;
   /** Bytes of weights that each token must read, times tokens a second. */
   readonly weightBytesPerSecond: number;
+  /** Of one token. */
+  readonly ops?: readonly { readonly op: string; readonly calls: number; readonly milliseconds: number }[];
 }
 
 const TOKENS_AT_ONCE = 8;
@@ -76,6 +80,15 @@ export async function benchGenerate(options: GenerateBenchOptions): Promise<Gene
       firsts.push(first - started);
       speeds.push(((newTokens - 1) * 1000) / (performance.now() - first));
     }
+    let ops: GenerateBenchResult['ops'];
+    if (options.profile && device === 'cuda') {
+      session.reset();
+      session.measureOps(true);
+      await session.prefill(prompt, signal);
+      session.startDecoding({ ...sampling, temperature: 0 }, []);
+      await session.decode(new Float32Array(2), true, signal);
+      ops = session.profile();
+    }
     const tokensPerSecond = quantile(speeds, 0.5);
     const { free, total } =
       device === 'cuda' ? addon().deviceMemory() : { free: 0, total: process.resourceUsage().maxRSS * 1024 };
@@ -87,6 +100,7 @@ export async function benchGenerate(options: GenerateBenchOptions): Promise<Gene
       timeToFirstTokenMs: quantile(firsts, 0.5),
       peakMemoryBytes: total - free,
       weightBytesPerSecond: read * tokensPerSecond,
+      ...(ops && { ops }),
     };
   } finally {
     session?.release();

@@ -67,6 +67,7 @@ const TABLE: OptionTable = {
     group: WHAT,
     help: 'Answers that are timed, after one that is not',
   },
+  profile: { kind: 'flag', fallback: false, onOnly: true, group: WHAT, help: 'Tell what each op of a token takes (on a GPU)' },
   device: deviceOption(MACHINE),
 };
 
@@ -83,12 +84,16 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     loraR: values.loraR as number,
     temperature: values.temperature as number,
     rounds: values.rounds as number,
+    profile: values.profile as boolean,
     signal,
   });
   output.say(
     `${result.tokensPerSecond.toFixed(1)} tokens/s after the first, which took ${result.timeToFirstTokenMs.toFixed(1)} ms`,
   );
   output.say(`weights read at ${formatBytes(result.weightBytesPerSecond)}/s; ${formatBytes(result.peakMemoryBytes)} in use`);
+  for (const { op, calls, milliseconds } of result.ops ?? []) {
+    output.say(`  ${op.padEnd(24)} ${String(calls).padStart(5)} ${milliseconds.toFixed(3).padStart(10)} ms`);
+  }
   output.emit({ ...result });
 }
 

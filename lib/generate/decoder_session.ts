@@ -188,6 +188,16 @@ export class DecoderSession {
     return this.#io.read('tokens', new Int32Array(steps));
   }
 
+  /** Measure each op of the tokens to come, or no longer (on the CPU they always are). */
+  measureOps(on: boolean): void {
+    this.#programs.decode.measureOps(on);
+  }
+
+  /** Where the time of all tokens that were measured went, by op. */
+  profile(): ReturnType<Program['profile']> {
+    return this.#programs.decode.profile();
+  }
+
   release(): void {
     for (const program of Object.values(this.#programs)) program.release();
     for (const storage of this.#storages) addon().release(storage);

@@ -100,15 +100,15 @@ constexpr int kStateBlock = 256;  // elements that share an absmax; bitsandbytes
 // The code that bitsandbytes' search (quantize_2D) ends at: the nearest by F32 midpoints, a tie goes to the even code.
 //
 // The search is a look-up by the upper bits of a magnitude, exponent and first bits of the mantissa. Such a cell is narrower than two
-// midpoints are apart, so its entry holds what it needs: the code at the cell's lower end, in the upper 8 bits, and the rest of the
-// mantissa above which the code is the next, in the lower 24. Codes are counted from zero up; the signed map's negative half is its
-// positive one mirrored, but for 1, which it has not.
+// midpoints are apart, so its entry holds what it needs: the code at the cell's lower end, in the upper 8 bits, and in the lower 24
+// what the rest of the mantissa is added to, so that it carries where the code is the next. Codes are counted from zero up; the signed
+// map's negative half is its positive one mirrored, but for 1, which it has not.
 template <bool kIsSigned> struct MapCells {
   static constexpr int kExponents = kIsSigned ? 22 : 23;  // from 2^-kExponents, below half of the smallest code
   static constexpr int kMantissaBits = kIsSigned ? 6 : 7;
   static constexpr int kShift = 23 - kMantissaBits;
   static constexpr int kCells = (kExponents << kMantissaBits) + 1;
-  static constexpr uint32_t kFirst = static_cast<uint32_t>(127 - kExponents) << 23, kLast = 127u << 23, kRest = (1u << kShift) - 1;
+  static constexpr uint32_t kFirst = static_cast<uint32_t>(127 - kExponents) << 23, kRest = (1u << kShift) - 1;
   static constexpr int kNegativeCodes = kIsSigned ? 127 : 0, kMost = 255 - kNegativeCodes;
   uint32_t entry[kCells];
   bool sound;
@@ -125,7 +125,7 @@ template <bool kIsSigned> struct MapCells {
     for (int c = 0; c < kCells; ++c) {
       const uint32_t near = kFirst + (static_cast<uint32_t>(c) << kShift);
       while (k < kMost && last < near) last = ++k < kMost ? last_of(k) : 0xffffffffu;
-      entry[c] = static_cast<uint32_t>(k) << 24 | (last - near < kRest ? last - near : kRest + 1);
+      entry[c] = static_cast<uint32_t>(k) << 24 | (0xffffffu - (last - near < kRest ? last - near : kRest));
       if (k + 1 < kMost && last_of(k + 1) - near < kRest) sound = false;
     }
   }
@@ -141,23 +141,25 @@ struct Tables {
   float signed_map[256], unsigned_map[256];
 };
 
+// NaN counts as 1.
 template <bool kIsSigned> __device__ inline uint32_t code_from_zero(const uint32_t* cells, float x) {
   using Cells = MapCells<kIsSigned>;
-  const uint32_t bits = min(max(__float_as_uint(x) & 0x7fffffffu, Cells::kFirst), Cells::kLast);
-  const uint32_t entry = cells[(bits - Cells::kFirst) >> Cells::kShift];
-  return (entry >> 24) + ((bits & Cells::kRest) > (entry & 0xffffffu));
+  const uint32_t bits = __float_as_uint(fmaxf(fminf(fabsf(x), 1.0f), __uint_as_float(Cells::kFirst)));
+  return (cells[(bits >> Cells::kShift) - (Cells::kFirst >> Cells::kShift)] + (bits & Cells::kRest)) >> 24;
 }
 
-// NaN has code 0 of either map. The code must have m's sign; where it does not, it moves by one, in 8 bits. (A block of zeros:
-// 0 * inf is NaN, code 0; one less is 255, whose value, 1.0 * absmax, is 0 again.)
+// The code of m = x * absmax, whose sign the code must have: zero's code counts as positive. x is a number.
+__device__ inline uint32_t plain_signed_code(const Tables& tables, float x) {
+  const uint32_t k = code_from_zero<true>(tables.signed_cells, x);
+  return __float_as_int(x) < 0 ? 127 - min(max(k, 1u), 127u) : 127 + k;
+}
+
+// NaN has code 0 of either map, and then moves by one if m has another sign, in 8 bits. (A block of zeros: 0 * inf is NaN, code 0; one
+// less is 255, whose value, 1.0 * absmax, is 0 again.)
 __device__ inline uint32_t signed_code(const Tables& tables, float m, float inverse) {
   const float x = fast::mul(inverse, m);
-  const uint32_t k = code_from_zero<true>(tables.signed_cells, x);
-  uint32_t code = x < 0.0f ? 127 - min(k, 127u) : 127 + k;
-  if (x != x) code = 0;
-  const bool is_negative = __float_as_uint(m) >> 31;
-  if ((code < 127) != is_negative) code += m > 0.0f ? 1 : -1;
-  return code & 0xff;
+  if (x == x) return plain_signed_code(tables, x);
+  return __float_as_int(m) < 0 ? 0 : m > 0.0f ? 1 : 255;
 }
 __device__ inline uint32_t unsigned_code(const Tables& tables, float v, float inverse) {
   const float x = fast::mul(inverse, v);
@@ -166,8 +168,8 @@ __device__ inline uint32_t unsigned_code(const Tables& tables, float v, float in
 
 // ---- a step ---------------------------------------------------------------------------------------------------------
 
-constexpr int kThreads = 512, kWarps = kThreads / kWarp;
-constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kBlocksPerMultiprocessor = 3;  // 80 registers a thread: with four blocks there are 64, and some spill
 constexpr int kQuads = kStateBlock / (kWarp * 4);  // a warp takes kStateBlock elements, a lane as many vectors of 4, kWarp * 4 apart
 
 struct Arrays {
@@ -269,7 +271,7 @@ template <class T> struct QuadOf;
 template <> struct QuadOf<float> { using Word = float4; };
 template <> struct QuadOf<uint8_t> { using Word = uint32_t; };
 
-template <class T> __device__ inline void load_quad(const T* from, int i, int n, bool is_aligned, T none, T (&to)[4]) {
+template <class T> __device__ void load_quad(const T* from, int i, int n, bool is_aligned, T none, T (&to)[4]) {
   using Word = typename QuadOf<T>::Word;
   if (is_aligned && i + 4 <= n) {
     *reinterpret_cast<Word*>(to) = *reinterpret_cast<const Word*>(from + i);
@@ -277,7 +279,7 @@ template <class T> __device__ inline void load_quad(const T* from, int i, int n,
     for (int j = 0; j < 4; ++j) to[j] = i + j < n ? from[i + j] : none;
   }
 }
-template <class T> __device__ inline void store_quad(T* to, int i, int n, bool is_aligned, const T (&from)[4]) {
+template <class T> __device__ void store_quad(T* to, int i, int n, bool is_aligned, const T (&from)[4]) {
   using Word = typename QuadOf<T>::Word;
   if (is_aligned && i + 4 <= n) {
     *reinterpret_cast<Word*>(to + i) = *reinterpret_cast<const Word*>(from);
@@ -293,9 +295,72 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
+// A block of 256 in the plain case, which nearly all are: vectors are aligned, every gradient and scale is a number, and neither state
+// is zero throughout. False, and nothing written, if it is not.
+__device__ bool step_8bit_plain(const Arrays& a, const Tables& tables, const Step& step, bool decays, int64_t at, int64_t state) {
+  const int lane = threadIdx.x % kWarp;
+  const auto* grads = reinterpret_cast<const float4*>(a.grads + at) + lane;
+  auto* params = reinterpret_cast<float4*>(a.params + at) + lane;
+  auto* m8 = reinterpret_cast<uint32_t*>(a.m8 + state) + lane;
+  auto* v8 = reinterpret_cast<uint32_t*>(a.v8 + state) + lane;
+  float g[kQuads][4], p[kQuads][4], v[kQuads][4];
+  uint32_t m_word[kQuads], v_word[kQuads];
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    m_word[q] = m8[q * kWarp];
+    v_word[q] = v8[q * kWarp];
+    *reinterpret_cast<float4*>(g[q]) = __ldg(grads + q * kWarp);
+  }
+  float* m_absmax = a.m8_absmax + state / kStateBlock;
+  float* v_absmax = a.v8_absmax + state / kStateBlock;
+  const float m_scale = *m_absmax, v_scale = *v_absmax;
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) *reinterpret_cast<float4*>(p[q]) = params[q * kWarp];
+  float m_largest = 0, v_largest = 0;
+  bool is_plain = m_scale < INFINITY && v_scale < INFINITY;
+  float(&m)[kQuads][4] = g;
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      is_plain = is_plain && fabsf(g[q][j]) < INFINITY;
+      const float grad = fast::mul(g[q][j], step.clip);
+      const float m_old = fast::mul(fast::mul(m_scale, tables.signed_map[m_word[q] >> (8 * j) & 255]), step.beta1);
+      const float v_old = fast::mul(fast::mul(v_scale, tables.unsigned_map[v_word[q] >> (8 * j) & 255]), step.beta2);
+      m[q][j] = fast::fma(grad, step.one_minus_beta1, m_old);
+      v[q][j] = fast::fma(grad, fast::mul(step.one_minus_beta2, grad), v_old);
+      m_largest = fast::max(fabsf(m[q][j]), m_largest);
+      v_largest = fast::max(fabsf(v[q][j]), v_largest);
+    }
+  m_largest = warp_max(m_largest);
+  v_largest = warp_max(v_largest);
+  is_plain = is_plain && m_largest > 0 && m_largest < INFINITY && v_largest > 0 && v_largest < INFINITY;
+  if (!__all_sync(kAllLanes, is_plain)) return false;
+  const float m_inverse = fast::reciprocal(m_largest), v_inverse = fast::reciprocal(v_largest);
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    m_word[q] = v_word[q] = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      p[q][j] = update_bitsandbytes(p[q][j], m[q][j], v[q][j], step, decays);
+      m_word[q] |= plain_signed_code(tables, fast::mul(m_inverse, m[q][j])) << (8 * j);
+      v_word[q] |= code_from_zero<false>(tables.unsigned_cells, fast::mul(v_inverse, v[q][j])) << (8 * j);
+    }
+    params[q * kWarp] = *reinterpret_cast<const float4*>(p[q]);
+    m8[q * kWarp] = m_word[q];
+    v8[q * kWarp] = v_word[q];
+  }
+  if (lane == 0) {
+    *m_absmax = m_largest;
+    *v_absmax = v_largest;
+  }
+  return true;
+}
+
 // State is code * absmax. A gradient that is NaN or infinite zeroes its state and leaves its parameter alone. Elements that a short
 // block lacks hold code 128 of m in bitsandbytes' kernel, and so count in its absmax.
-__device__ void step_8bit(const Arrays& a, const Tables& tables, const Step& step, bool decays, int64_t at, int64_t state, int n) {
+__device__ __noinline__ void step_8bit(const Arrays& a, const Tables& tables, const Step& step, bool decays, int64_t at, int64_t state,
+                                       int n) {
   const int lane = threadIdx.x % kWarp;
   alignas(16) float g[kQuads][4], p[kQuads][4];
   alignas(4) uint8_t m8[kQuads][4], v8[kQuads][4];
@@ -386,7 +451,8 @@ template <bool kIsTorch> __device__ void step_32bit(const Arrays& a, const Step&
 
 // One launch for all tensors. Warps take blocks of elements in turn, counted through all segments; thread t has counted those of the
 // segments t * run .. (t + 1) * run, so a block's segment is found among the threads' sums and then within a run.
-template <bool kIsTorch, bool kHas8bit> __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) update(const Arrays a) {
+template <bool kIsTorch, bool kHas8bit>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) update(const __grid_constant__ Arrays a) {
   __shared__ int64_t before[kThreads];  // blocks of elements in the segments before thread t's
   __shared__ int64_t warp_sums[kWarps];
   __shared__ Step shared_step;
@@ -424,7 +490,9 @@ template <bool kIsTorch, bool kHas8bit> __global__ void __launch_bounds__(kThrea
   before[threadIdx.x] = warps_before + up_to - sum;
   __syncthreads();
 
-  const Step step = shared_step;
+  const Step& step = shared_step;
+  // No number comes from these that is none.
+  const bool is_plain = a.is_aligned && fabsf(step.clip) < INFINITY && step.one_minus_beta1 > 0 && step.one_minus_beta2 > 0;
   int64_t begin = 0, end = 0;  // the segment's blocks
   Segment s{};
   for (int64_t block = int64_t{blockIdx.x} * kWarps + warp; block < blocks; block += int64_t{gridDim.x} * kWarps) {
@@ -445,6 +513,7 @@ template <bool kIsTorch, bool kHas8bit> __global__ void __launch_bounds__(kThrea
     const bool decays = step.decays && s.decays;
     if constexpr (kHas8bit) {
       if (s.is_8bit) {
+        if (is_plain && n == kStateBlock && step_8bit_plain(a, tables, step, decays, s.offset + first, s.state + first)) continue;
         step_8bit(a, tables, step, decays, s.offset + first, s.state + first, n);
         continue;
       }

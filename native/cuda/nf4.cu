@@ -51,7 +51,8 @@ static_assert(make_cells().sound);
 __device__ const Cells kNf4Cells = make_cells();
 
 // A thread takes a word of 8 elements, 8 threads a block. Elements that the last block lacks count as zeros.
-template <class T, bool kIsAligned> __global__ void __launch_bounds__(kThreads) quantize(const T* x, int64_t n, uint8_t* codes, float* absmax) {
+template <class T, bool kIsAligned>
+__global__ void __launch_bounds__(kThreads) quantize(const T* x, int64_t n, uint8_t* codes, float* absmax) {
   __shared__ float above[kCells];
   __shared__ int code_of[kCells];
   if (threadIdx.x < kCells) {
@@ -168,7 +169,8 @@ __device__ int nearest_code(const float* map, float x) {
 }
 
 // A block of threads, a nested block; elements that the last one lacks count as zeros.
-__global__ void __launch_bounds__(kNf4NestedBlock) quantize_absmax(const float* absmax, int64_t n, const float* offset, uint8_t* codes, float* nested) {
+__global__ void __launch_bounds__(kNf4NestedBlock) quantize_absmax(const float* absmax, int64_t n, const float* offset, uint8_t* codes,
+                                                                   float* nested) {
   constexpr int kWarps = static_cast<int>(kNf4NestedBlock) / kWarp;
   __shared__ float map[256];
   __shared__ float warp_largest[kWarps];
@@ -275,9 +277,13 @@ template <class T> __global__ void __launch_bounds__(kThreads) read_elements(con
 // At most a number that fills any device several times, for kernels that go on by strides of the grid.
 constexpr int64_t kMostBlocks = 1 << 16;
 
-// A wave of warps is long enough to hide its start only where there are many; small tensors are spread over more.
-constexpr int kManyWords = 8, kFewWords = 4;
-constexpr int64_t kElementsForMany = int64_t{1} << 23;
+// Words of a lane. Four keep most bytes moving; but one wave of warps with eight is faster than two or three with four.
+constexpr int kFewWords = 4, kManyWords = 8;
+constexpr int64_t kFewWarps = 32, kManyWarps = 48;  // of a multiprocessor at once, by their registers
+bool takes_many_words(int64_t count) {
+  const int64_t lanes = int64_t{device().multiprocessors} * kWarp * kNf4Word;
+  return count > lanes * kFewWarps * kFewWords && count <= lanes * kManyWarps * kManyWords;
+}
 
 template <class T, int kWords, bool kIsFlat> void launch_words(const OpCall& call, const Rows<T>& rows) {
   const int64_t covered = rows.count + rows.first % kNf4Block;
@@ -291,7 +297,7 @@ template <class T> void read_rows(const OpCall& call, const Rows<T>& rows) {
   const bool fits_words = rows.width % kNf4Word == 0 && rows.stride * static_cast<int64_t>(sizeof(T)) % 16 == 0 &&
                           rows.count / kNf4Word < INT32_MAX - kManyWords * kWarp;
   if ((is_flat || fits_words) && rows.first % kNf4Word == 0 && all_aligned(4, rows.codes) && all_aligned(kVectorBytes, rows.to)) {
-    const bool many = rows.count >= kElementsForMany;
+    const bool many = takes_many_words(rows.count);
     if (is_flat) many ? launch_words<T, kManyWords, true>(call, rows) : launch_words<T, kFewWords, true>(call, rows);
     else many ? launch_words<T, kManyWords, false>(call, rows) : launch_words<T, kFewWords, false>(call, rows);
   } else {

@@ -2,12 +2,12 @@
 // shared memory while the queries that see them, of all heads of the group, go by; dK and dV stay in registers. dQ is summed in F32 in
 // device memory by the copy engine, each tile's part in its turn, so that every run gives the same bits.
 //
-// Two kernels with seven products (dQ on its own) would need no turns, but 1.4 times the work. The turns cost little because blocks
-// come to a tile of queries in the order that it wants them. Let time be counted in tiles of queries. With a causal mask a block takes
-// the tiles of keys T - 1 - p and then p, so that all blocks of a sequence have the same work. The first, short tile goes upwards from the
-// diagonal: the later tile of keys comes first. The second, long tile goes upwards, too, but for the last head of the group, when all blocks of
-// the sequence end at the same time, and go downwards: in both ways the earlier tile of keys comes first. Without a mask, tile j of the keys starts at
-// its diagonal and goes round.
+// Two kernels with seven products (dQ on its own) would need no turns, but 1.4 times the work. The turns cost nothing that can be measured,
+// because blocks come to a tile of queries in the order that it wants them. With a causal mask a block takes the tiles of keys T - 1 - p
+// and then p, so that all blocks of a sequence have the same work. The first, short tile goes upwards from the diagonal: the later tile of
+// keys comes first. The second, long tile goes upwards, too, but downwards for the last head of the group, when all blocks of the sequence
+// end at the same time: either way the earlier tile of keys comes first. Without a mask, a tile of keys starts at its diagonal and goes
+// round.
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -24,7 +24,7 @@ using namespace sm90;
 constexpr int kQueries = 64;                    // of a tile
 constexpr int kComputeWarps = 8, kThreads = 32 * (kComputeWarps + 4);
 [[maybe_unused]] constexpr int kLoadRegisters = 24, kComputeRegisters = 240;
-constexpr int kWritten = 1, kStore = 2;         // named barriers: dS is there; one for each computing warpgroup
+[[maybe_unused]] constexpr int kWritten = 1, kStore = 2;         // named barriers: dS is there; one for each computing warpgroup
 
 // A tile of keys. Queries of a sequence are told as slots of 64: those of sequence s are slots first_slot = begin / 64 + s and following.
 struct Work {
@@ -146,7 +146,10 @@ __device__ Item find_item(const Pass& pass, int ticket, int blocks) {
   int seen = 0;
   for (int i = lane;; i += 32) {
     const unsigned with = __ballot_sync(kWarp, tiles_of(i) == tiles);
-    if (rank < seen + __popc(with)) return {i - lane + static_cast<int>(__fns(with, 0, rank - seen + 1)), rest / (items / kv_heads), rest % (items / kv_heads)};
+    if (rank < seen + __popc(with)) {
+      const int each = items / kv_heads;
+      return {i - lane + static_cast<int>(__fns(with, 0, rank - seen + 1)), rest / each, rest % each};
+    }
     seen += __popc(with);
   }
 }
@@ -261,8 +264,10 @@ __device__ void add_dq(Shared<D>& s, const Pass& pass) {
 template <int D>
 __device__ inline void multiply_rows(float (&d)[kQueries / 2], uint64_t a, uint64_t b) {
 #pragma unroll
-  for (int i = 0; i < D / 16; ++i)
-    wgmma<kQueries, 0, 0>(d, a + (i / 4) * (kTile * 128 >> 4) + (i % 4) * kNextK16, b + (i / 4) * (kQueries * 128 >> 4) + (i % 4) * kNextK16, i != 0);
+  for (int i = 0; i < D / 16; ++i) {
+    const uint64_t step = i % 4 * kNextK16;
+    wgmma<kQueries, 0, 0>(d, a + i / 4 * (kTile * 128 >> 4) + step, b + i / 4 * (kQueries * 128 >> 4) + step, i != 0);
+  }
   wgmma_commit();
 }
 
@@ -276,8 +281,8 @@ __device__ inline void multiply_columns(float (&d)[D / 2], const uint32_t (&a)[k
 
 // A tile of keys' dK or dV: the warpgroup's 64 rows, by the copy engine if all are the sequence's.
 template <int D>
-__device__ inline void put_rows(const float (&d)[D / 2], float factor, char* shared, const CUtensorMap& map, __nv_bfloat16* to, int stride, int row,
-                                int z, int left, int barrier) {
+__device__ inline void put_rows(const float (&d)[D / 2], float factor, char* shared, const CUtensorMap& map, __nv_bfloat16* to, int stride,
+                                int row, int z, int left, int barrier) {
   const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
   const uint32_t address = shared_address(shared);
 #pragma unroll
@@ -285,7 +290,8 @@ __device__ inline void put_rows(const float (&d)[D / 2], float factor, char* sha
     uint32_t both[4];
 #pragma unroll
     for (int e = 0; e < 4; ++e) both[e] = pack_bf16(d[8 * i + 2 * e] * factor, d[8 * i + 2 * e + 1] * factor);
-    store_matrices(address + i / 4 * (64 * 128) + swizzle128(warp * 16 + lane % 16, i % 4 * 2 + lane / 16), both[0], both[1], both[2], both[3]);
+    const uint32_t at = address + i / 4 * (64 * 128) + swizzle128(warp * 16 + lane % 16, i % 4 * 2 + lane / 16);
+    store_matrices(at, both[0], both[1], both[2], both[3]);
   }
   fence_async();
   named_barrier_sync(barrier, 128);
@@ -313,12 +319,11 @@ __device__ void compute(Shared<D>& s, const Pass& pass, const CUtensorMap& dk_ma
   // Columns of K: 64 of them are a block of the tile, 32 are half a row of one.
   const uint64_t k_columns = descriptor_mn_major(shared_address(s.k) + half * (D == 128 ? kTile * 128 : 64), kTile * 128);
   const float factor = pass.shape.scale * kLog2E;
-  const int row = warp * 16 + lane / 4, column = lane % 4 * 2;
+  const int row = warp * 16 + lane / 4, column = lane % 4 * 2;  // of the thread's first accumulator
   const auto release = [&](uint64_t* barrier) {
     __syncwarp();
     if (lane == 0) barrier_arrive(shared_address(barrier));
   };
-  const int part_row = row;  // of dQ: a query
 
   float dk[D / 2], dv[D / 2], p[kQueries / 2], dp[kQueries / 2];
   uint32_t p_rounded[kQueries / 16][4], ds_rounded[kQueries / 16][4];
@@ -385,8 +390,8 @@ __device__ void compute(Shared<D>& s, const Pass& pass, const CUtensorMap& dk_ma
       for (int i = 0; i < kQueries / 16; ++i) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) ds_rounded[i][e] = pack_bf16(dp[8 * i + 2 * e], dp[8 * i + 2 * e + 1]);
-        store_matrices(ds + swizzle128(half * 64 + warp * 16 + lane % 16, 2 * i + lane / 16), ds_rounded[i][0], ds_rounded[i][1], ds_rounded[i][2],
-                       ds_rounded[i][3]);
+        const uint32_t at = ds + swizzle128(half * 64 + warp * 16 + lane % 16, 2 * i + lane / 16);
+        store_matrices(at, ds_rounded[i][0], ds_rounded[i][1], ds_rounded[i][2], ds_rounded[i][3]);
       }
       fence_async();
       wgmma_fence();
@@ -418,9 +423,9 @@ __device__ void compute(Shared<D>& s, const Pass& pass, const CUtensorMap& dk_ma
       float* part = reinterpret_cast<float*>(s.dq[half]);
 #pragma unroll
       for (int i = 0; i < kHalf / 8; ++i) {
-        const int at = (i ^ (part_row % (kHalf / 8))) * 8 + column;
-        *reinterpret_cast<float2*>(&part[part_row * kHalf + at]) = make_float2(dq[4 * i], dq[4 * i + 1]);
-        *reinterpret_cast<float2*>(&part[(part_row + 8) * kHalf + at]) = make_float2(dq[4 * i + 2], dq[4 * i + 3]);
+        const int at = (i ^ (row % (kHalf / 8))) * 8 + column;
+        *reinterpret_cast<float2*>(&part[row * kHalf + at]) = make_float2(dq[4 * i], dq[4 * i + 1]);
+        *reinterpret_cast<float2*>(&part[(row + 8) * kHalf + at]) = make_float2(dq[4 * i + 2], dq[4 * i + 3]);
       }
       fence_async();
       release(&s.dq_full[half]);
@@ -498,7 +503,8 @@ constexpr int kRowThreads = 256;
 
 // One block a slot and head: D / 8 threads a row.
 template <int D>
-__global__ void __launch_bounds__(kRowThreads) row_sums(const Pass pass, const __nv_bfloat16* d_o, const __nv_bfloat16* o, const float* lse) {
+__global__ void __launch_bounds__(kRowThreads)
+    row_sums(const Pass pass, const __nv_bfloat16* d_o, const __nv_bfloat16* o, const float* lse) {
   constexpr int kLanes = D / 8, kAtOnce = kRowThreads / kLanes;
   const int slot = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % kLanes;
   const int64_t place = head * pass.slots + slot;
@@ -599,13 +605,21 @@ bool run(const OpCall& call) {
   static_cast<void>(opted);
   const cudaStream_t stream = stream_of(call);
   const dim3 grid(static_cast<unsigned>(pass.slots), static_cast<unsigned>(shape.heads));
-  row_sums<D><<<grid, kRowThreads, 0, stream>>>(pass, input(call, 0).as<__nv_bfloat16>(), input(call, 4).as<__nv_bfloat16>(), input(call, 5).as<float>());
+  const bool any = shape.sequences > 0;  // else the bounds are bad, which the main kernel reports
+  if (any) {
+    row_sums<D><<<grid, kRowThreads, 0, stream>>>(pass, input(call, 0).as<__nv_bfloat16>(), input(call, 4).as<__nv_bfloat16>(),
+                                                  input(call, 5).as<float>());
+    check_launch(call);
+  }
+  // No more than fit at once, one to a multiprocessor: blocks wait for each other.
+  const int64_t blocks = std::min<int64_t>(device().multiprocessors, std::max<int64_t>(most_tiles(shape), 1) * shape.kv_heads);
+  attention_backward<D, kCausal>
+      <<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(pass, q_map, do_map, k_map, v_map, dk_map, dv_map);
   check_launch(call);
-  const int64_t blocks = std::min<int64_t>(device().multiprocessors, most_tiles(shape) * shape.kv_heads);
-  attention_backward<D, kCausal><<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(pass, q_map, do_map, k_map, v_map, dk_map, dv_map);
-  check_launch(call);
-  round_dq<D><<<grid, kRowThreads, 0, stream>>>(pass, output(call, 0).as<__nv_bfloat16>());
-  check_launch(call);
+  if (any) {
+    round_dq<D><<<grid, kRowThreads, 0, stream>>>(pass, output(call, 0).as<__nv_bfloat16>());
+    check_launch(call);
+  }
   return true;
 }
 

@@ -1,7 +1,7 @@
 // The forward pass for sm_90a. A block stays: its first warp takes tiles of 128 queries of a head from a counter, the costliest first, and
-// loads them and their keys and values by TMA; two warpgroups of 64 queries each compute. A warpgroup starts S = Q K^T of the next keys before
-// it adds P V of these, so that the softmax runs beside a product; and the two take turns at starting products, so that one's softmax
-// runs beside the other's products as well.
+// loads them and their keys and values by TMA; two warpgroups of 64 queries each compute. A warpgroup starts S = Q K^T of the next keys
+// before it adds P V of these, so that the softmax runs beside a product; and the two take turns at starting products, so that one's
+// softmax runs beside the other's products as well.
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ using namespace sm90;
 constexpr int kStages = 2;                      // tiles of keys, and of values, that are there or on their way
 constexpr int kComputeWarps = 8, kThreads = 32 * (kComputeWarps + 4);
 [[maybe_unused]] constexpr int kLoadRegisters = 40, kComputeRegisters = 232;
-constexpr int kTurn = 1, kStore = 3;            // named barriers, one for each computing warpgroup
+[[maybe_unused]] constexpr int kTurn = 1, kStore = 3;            // named barriers, one for each computing warpgroup
 
 struct Work {
   int begin, length, first, head;  // the sequence's first row and rows; the tile's first query in it; length 0: no more work
@@ -362,7 +362,8 @@ bool run(const OpCall& call) {
   static_cast<void>(opted);
   const int64_t blocks = std::min<int64_t>(device().multiprocessors, std::max<int64_t>(most_tiles(shape), 1) * shape.heads);
   VLTUNE_CUDA(cudaMemsetAsync(call.workspace, 0, sizeof(int), stream_of(call)));
-  attention_forward<D, kCausal><<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream_of(call)>>>(pass, q_map, k_map, v_map, o_map);
+  attention_forward<D, kCausal>
+      <<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream_of(call)>>>(pass, q_map, k_map, v_map, o_map);
   check_launch(call);
   return true;
 }

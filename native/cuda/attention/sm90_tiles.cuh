@@ -1,5 +1,7 @@
 // What the attention kernels of sm_90a have in common: which tile a block works on, and the tensor maps of heads.
 #pragma once
+#include <algorithm>
+
 #include "../../ops/check.h"
 #include "../sm90.cuh"
 
@@ -24,9 +26,9 @@ inline Shape shape_of(const OpCall& call, int q, int bounds) {
 
 inline bool takes(const OpCall& call, int q) {
   const int head_dim = static_cast<int>(call.attrs->number("head_dim", 0));
-  // Rows of the grid and coordinates of TMA are 32-bit numbers.
+  // Coordinates of TMA are 32-bit numbers; heads are rows of a grid.
   return device().sm90a() && input(call, q).dtype == DType::BF16 && (head_dim == 64 || head_dim == 128) &&
-         input(call, q).shape[0] < (int64_t{1} << 30) && sm90::tensor_map_encoder() != nullptr;
+         input(call, q).shape[0] < (int64_t{1} << 30) && call.attrs->number("heads", 0) <= 65535 && sm90::tensor_map_encoder() != nullptr;
 }
 
 // [tokens][heads * head_dim] as columns of 64: boxes of `rows` rows of a whole head, [head_dim / 64][rows][64] in shared memory.
@@ -51,8 +53,8 @@ __device__ inline float power_of_two(float x) {
 
 // Beyond ../sm90.cuh: the copy engine on bytes that follow each other. `bytes` and both addresses are multiples of 16.
 __device__ inline void load_bytes(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared), "l"(from), "r"(bytes),
-               "r"(barrier)
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared), "l"(from),
+               "r"(bytes), "r"(barrier)
                : "memory");
 }
 __device__ inline void store_bytes(void* to, uint32_t shared, uint32_t bytes) {
