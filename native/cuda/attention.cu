@@ -1,6 +1,9 @@
 // Attention on CUDA: the ops of native/ops/attention.h. Here are the checks and the choice among the ways to compute: wgmma and TMA on
 // Hopper, mma.sync from sm_80, plain FMAs otherwise; and for a few tokens against a cache a way of its own.
+#include <algorithm>
+
 #include "attention/shape.h"
+#include "attention/sm90.h"
 
 namespace vltune::cuda {
 
@@ -56,9 +59,11 @@ int64_t check_bounds(const OpCall& call, const Tensor& bounds) {
   return bounds.shape[0] - 1;
 }
 
+bool is_for_sm90(const Shape& s) { return device().sm90a() && s.dtype == DType::BF16 && (s.head_dim == 64 || s.head_dim == 128); }
+
 }  // namespace
 
-size_t attention_workspace(const OpCall&) { return 0; }
+size_t attention_workspace(const OpCall& call) { return attention_forward_sm90_workspace(call); }
 
 void attention(const OpCall& call) {
   const Shape s = shape_of(call, input(call, 0));
@@ -68,6 +73,7 @@ void attention(const OpCall& call) {
   check_operand(call, output(call, 1), "lse", kIsF32, {s.heads, s.tokens});
   const int64_t sequences = check_bounds(call, input(call, 3));
   if (s.tokens == 0) return;
+  if (is_for_sm90(s) && attention_forward_sm90(call)) return;
   const Forward pass{s,         call.in[0].data, call.in[1].data, call.in[2].data, call.out[0].data, call.out[1].as<float>(), call.in[3].as<int32_t>(),
                      sequences, nullptr,         0};
   if (!forward_mma(call, pass)) forward_plain(call, pass);
@@ -75,7 +81,7 @@ void attention(const OpCall& call) {
 
 size_t attention_backward_workspace(const OpCall& call) {
   const Shape s = shape_of(call, input(call, 1));
-  return sizeof(float) * static_cast<size_t>(s.heads * s.tokens);
+  return std::max(attention_backward_sm90_workspace(call), sizeof(float) * static_cast<size_t>(s.heads * s.tokens));
 }
 
 void attention_backward(const OpCall& call) {
@@ -90,6 +96,7 @@ void attention_backward(const OpCall& call) {
   check_keys(call, output(call, 2), "dv", s, s.tokens);
   const int64_t sequences = check_bounds(call, input(call, 6));
   if (s.tokens == 0) return;
+  if (is_for_sm90(s) && attention_backward_sm90(call)) return;
   const Backward pass{s,
                       call.in[0].data,
                       call.in[1].data,

@@ -1,7 +1,8 @@
 // Attention backward by mma.sync. Two kernels that both make the weights again from the stored lse, so that every sum is one block's own, in
 // its order: seven products instead of five, but no atomics, no sums in device memory and the same bits in every run.
-//   key_gradients    a block takes 128 keys, a warp 16 of them, and passes over the queries of all heads of the group. Scores are computed
-//                    transposed, keys by queries: P^T and dS^T are then the left operand of dV and dK where they are, in registers.
+//   key_gradients    a block passes over the queries of all heads of its group. Scores are computed transposed, keys by queries: P^T and dS^T
+//                    are then the left operand of dV and dK where they are, in registers. Two warps share 32 keys: one makes P and sums dV, and
+//                    gives P to the other, which makes dS and sums dK. So a warp's tiles are large enough for shared memory to keep up.
 //   query_gradients  a block takes 128 queries, a warp 32 of them, and passes over the keys, as forward does.
 #include <algorithm>
 #include <initializer_list>
@@ -22,50 +23,59 @@ struct Args {
   Fault* fault;
 };
 
-constexpr int kStages = 2;
-
 // ---- dK, dV
 
-constexpr int kKeyThreads = 256, kKeys = 128, kWarpKeys = 16;
+constexpr int kWarpKeys = 32, kTall = 2;  // matrices of 16 rows
+constexpr int kPairs = 2;                 // of warps in a block: two blocks on a multiprocessor wait less than one of four
 
-// kQueries: of a step. Two stages of q, dO, lse and delta.
+// kQueries of a step. Two stages of q, dO, lse and delta.
 template <int kWidth, int kQueries>
 struct KeyShared {
-  static constexpr int kRows = TileOf<kWidth>::bytes(kQueries);
-  static constexpr int kFixed = 2 * TileOf<kWidth>::bytes(kKeys);
-  static constexpr int kBytes = kFixed + kStages * (2 * kRows + 2 * kQueries * 4);
+  static constexpr int kKeys = kPairs * kWarpKeys, kThreads = kPairs * 64;
+  static constexpr int kStageRows = 2 * kQueries * TileOf<kWidth>::kRowBytes;
+  static constexpr int kStage = kStageRows + 2 * kQueries * 4;
+  static constexpr int kStages = 2 * kKeys * TileOf<kWidth>::kRowBytes;  // where they start, after k and v
+  static constexpr int kWeights = kStages + 2 * kStage;                  // P on its way from warp to warp
+  static constexpr int kPairWeights = kWarpKeys * kQueries * 4;
+  static constexpr int kBytes = kWeights + kPairs * kPairWeights;
 };
 
+// Named barriers of a pair of warps: one says that it wrote, the other waits for it.
+__device__ inline void pair_arrive(int pair) { asm volatile("bar.arrive %0, 64;\n" ::"r"(pair + 1) : "memory"); }
+__device__ inline void pair_wait(int pair) { asm volatile("bar.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
+
 template <int kWidth, int kQueries>
-__global__ void __launch_bounds__(kKeyThreads, 1) key_gradients(const Args args) {
+__global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args) {
 #if __CUDA_ARCH__ >= 800
   using Rows = TileOf<kWidth>;
   using Shared = KeyShared<kWidth, kQueries>;
+  constexpr int kKeys = Shared::kKeys, kThreads = Shared::kThreads, kQueryBytes = Rows::bytes(kQueries);
   extern __shared__ __align__(1024) char shared[];
+  let_next_start();
   const int kv_head = blockIdx.x % args.kv_heads, slot = blockIdx.x / args.kv_heads, h = args.head_dim, group = args.heads / args.kv_heads;
   Tile tile;
   if (!find_tile<kKeys>(args.bounds, args.sequences, args.tokens, slot, false, args.fault, &tile)) return;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, pair = threadIdx.x / 32 % kPairs;
+  const bool makes_weights = threadIdx.x / 32 < kPairs;  // and dV; else dS and dK
   const int64_t q_stride = int64_t{args.heads} * h, kv_stride = int64_t{args.kv_heads} * h;
   const int64_t kv_at = (tile.begin + int64_t{tile.first}) * kv_stride + int64_t{kv_head} * h;
   const int length = tile.end - tile.begin, keys = min(kKeys, length - tile.first);
   const float to_base_2 = args.scale * kLog2E;
 
-  const uint32_t k_tile = shared_address(shared), v_tile = k_tile + Rows::bytes(kKeys), stages = k_tile + Shared::kFixed;
-  const uint32_t numbers = stages + kStages * 2 * Shared::kRows;  // [stage] lse, delta
-  const int first_query = args.causal ? tile.first : 0, steps = (length - first_query + kQueries - 1) / kQueries;
+  const uint32_t base = shared_address(shared), stages = base + Shared::kStages;
+  const int first_query = args.causal ? tile.first / kQueries * kQueries : 0, steps = (length - first_query + kQueries - 1) / kQueries;
   // Steps go over the queries of the group's first head, then of the next.
   int next_head = kv_head * group, next_query = first_query;
   const auto copy_queries = [&](int stage) {
     const int64_t row = tile.begin + int64_t{next_query}, at = row * q_stride + int64_t{next_head} * h;
-    const uint32_t to = stages + stage * 2 * Shared::kRows;
+    const uint32_t to = stages + stage * Shared::kStage;
     const int count = length - next_query;
-    copy_rows<kWidth, kQueries, kKeyThreads>(to, args.q + at, q_stride, count, h);
-    copy_rows<kWidth, kQueries, kKeyThreads>(to + Shared::kRows, args.d_o + at, q_stride, count, h);
+    copy_rows<kWidth, kQueries, kThreads>(to, args.q + at, q_stride, count, h);
+    copy_rows<kWidth, kQueries, kThreads>(to + kQueryBytes, args.d_o + at, q_stride, count, h);
     if (threadIdx.x < 2 * kQueries) {
       const int i = threadIdx.x % kQueries;
       const float* from = (threadIdx.x < kQueries ? args.lse : args.delta) + int64_t{next_head} * args.tokens + row;
-      copy_float_async(numbers + (stage * 2 * kQueries + threadIdx.x) * 4, i < count ? from + i : from, i < count);
+      copy_float_async(to + Shared::kStageRows + threadIdx.x * 4, i < count ? from + i : from, i < count);
     }
     copies_end();
     next_query += kQueries;
@@ -74,15 +84,19 @@ __global__ void __launch_bounds__(kKeyThreads, 1) key_gradients(const Args args)
       ++next_head;
     }
   };
-  copy_rows<kWidth, kKeys, kKeyThreads>(k_tile, args.k + kv_at, kv_stride, keys, h);
-  copy_rows<kWidth, kKeys, kKeyThreads>(v_tile, args.v + kv_at, kv_stride, keys, h);
+  static_assert(2 * kQueries <= kThreads);
+  copy_rows<kWidth, kKeys, kThreads>(base, args.k + kv_at, kv_stride, keys, h);
+  copy_rows<kWidth, kKeys, kThreads>(base + Rows::bytes(kKeys), args.v + kv_at, kv_stride, keys, h);
   copy_queries(0);
 
-  float dk[1][kWidth / 8][4] = {}, dv[1][kWidth / 8][4] = {};
-  const uint32_t k_address = left_address<kWidth>(k_tile + Rows::bytes(warp * kWarpKeys));
-  const uint32_t v_address = k_address + Rows::bytes(kKeys);
-  const uint32_t right = right_address<kWidth>(stages), left = left_address<kWidth>(stages);
-  const int warp_first = tile.first + warp * kWarpKeys;
+  float sum[kTall][kWidth / 8][4] = {};  // of dV or dK
+  const int own_rows = Rows::bytes((makes_weights ? 0 : kKeys) + pair * kWarpKeys);
+  const uint32_t keys_left = left_address<kWidth>(base + own_rows);                               // k, or v
+  const uint32_t queries_right = right_address<kWidth>(stages + (makes_weights ? 0 : kQueryBytes));  // q, or dO
+  const uint32_t queries_left = left_address<kWidth>(stages + (makes_weights ? kQueryBytes : 0));    // dO, or q
+  float4* weights = reinterpret_cast<float4*>(shared + Shared::kWeights + pair * Shared::kPairWeights) + lane;
+  const char* numbers = shared + Shared::kStages + Shared::kStageRows + (makes_weights ? 0 : kQueries * 4) + lane % 4 * 8;  // lse, or delta
+  const int pair_first = tile.first + pair * kWarpKeys;
   int q0 = first_query;
   for (int step = 0, stage = 0; step < steps * group; ++step, stage ^= 1) {
     copies_wait<0>();
@@ -90,40 +104,55 @@ __global__ void __launch_bounds__(kKeyThreads, 1) key_gradients(const Args args)
     if (step + 1 < steps * group) copy_queries(stage ^ 1);
     const int own_q0 = q0;
     q0 = q0 + kQueries < length ? q0 + kQueries : first_query;
-    if (args.causal && own_q0 + kQueries <= warp_first) continue;
+    if (args.causal && own_q0 + kQueries <= pair_first) continue;
 
-    const int at = stage * 2 * Shared::kRows;
-    float p[1][kQueries / 8][4], ds[1][kQueries / 8][4];
-    product_nt<kWidth, 1, kQueries / 16>(p, k_address, right + at);
-    product_nt<kWidth, 1, kQueries / 16>(ds, v_address, right + at + Shared::kRows);
-    const char* stage_numbers = shared + (numbers - k_tile) + stage * 2 * kQueries * 4 + lane % 4 * 8;
-    const bool masked = args.causal && own_q0 < warp_first + kWarpKeys - 1;
+    float p[kTall][kQueries / 8][4];
+    product_nt<kWidth, kTall, kQueries / 16>(p, keys_left, queries_right + stage * Shared::kStage);
+    if (makes_weights) {
+      const bool masked = args.causal && own_q0 < pair_first + kWarpKeys - 1;
+      const int apart = pair_first + lane / 4 - own_q0 - lane % 4 * 2;  // key less query, of the thread's first element
 #pragma unroll
-    for (int j = 0; j < kQueries / 8; ++j) {
-      const float2 lse = *reinterpret_cast<const float2*>(stage_numbers + j * 32);
-      const float2 delta = *reinterpret_cast<const float2*>(stage_numbers + (kQueries + j * 8) * 4);
+      for (int j = 0; j < kQueries / 8; ++j) {
+        const float2 lse = *reinterpret_cast<const float2*>(numbers + stage * Shared::kStage + j * 32);
+        const float base_2[2] = {lse.x * -kLog2E, lse.y * -kLog2E};
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        float weight = power_of_two(fmaf(p[0][j][e], to_base_2, (e % 2 ? lse.y : lse.x) * -kLog2E));
-        if (masked && own_q0 + j * 8 + lane % 4 * 2 + e % 2 < warp_first + lane / 4 + e / 2 * 8) weight = 0;
-        p[0][j][e] = weight;
-        ds[0][j][e] = weight * (ds[0][j][e] - (e % 2 ? delta.y : delta.x));
+        for (int i = 0; i < kTall; ++i) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            p[i][j][e] = power_of_two(fmaf(p[i][j][e], to_base_2, base_2[e % 2]));
+            if (masked && apart + i * 16 + e / 2 * 8 > j * 8 + e % 2) p[i][j][e] = 0;
+          }
+          weights[(j * kTall + i) * 32] = make_float4(p[i][j][0], p[i][j][1], p[i][j][2], p[i][j][3]);
+        }
+      }
+      pair_arrive(pair);
+    } else {
+      pair_wait(pair);
+#pragma unroll
+      for (int j = 0; j < kQueries / 8; ++j) {
+        const float2 delta = *reinterpret_cast<const float2*>(numbers + stage * Shared::kStage + j * 32);
+#pragma unroll
+        for (int i = 0; i < kTall; ++i) {
+          const float4 weight = weights[(j * kTall + i) * 32];
+          p[i][j][0] = weight.x * (p[i][j][0] - delta.x);
+          p[i][j][1] = weight.y * (p[i][j][1] - delta.y);
+          p[i][j][2] = weight.z * (p[i][j][2] - delta.x);
+          p[i][j][3] = weight.w * (p[i][j][3] - delta.y);
+        }
       }
     }
-    product_nn<kWidth, 1, kQueries / 16>(dv, p, left + at + Shared::kRows);
-    product_nn<kWidth, 1, kQueries / 16>(dk, ds, left + at);
+    product_nn<kWidth, kTall, kQueries / 16>(sum, p, queries_left + stage * Shared::kStage);
   }
-  const int own = keys - warp * kWarpKeys;
-  const int64_t to = kv_at + warp * kWarpKeys * kv_stride;
-  const float scale[1][2] = {{args.scale, args.scale}}, one[1][2] = {{1, 1}};
-  store_rows<kWidth, 1>(dk, scale, shared + Rows::bytes(warp * kWarpKeys), args.dk + to, kv_stride, own, h);
-  store_rows<kWidth, 1>(dv, one, shared + Rows::bytes(kKeys + warp * kWarpKeys), args.dv + to, kv_stride, own, h);
+  const float by = makes_weights ? 1.0f : args.scale, factor[kTall][2] = {{by, by}, {by, by}};
+  // The pair's rows of v are read by one warp only, and so are those of k.
+  store_rows<kWidth, kTall>(sum, factor, shared + own_rows, (makes_weights ? args.dv : args.dk) + kv_at + pair * kWarpKeys * kv_stride, kv_stride,
+                            keys - pair * kWarpKeys, h);
 #endif
 }
 
 // ---- dQ
 
-constexpr int kQueryThreads = 128, kQueries = 128, kWarpQueries = 32, kStepKeys = 32, kTall = kWarpQueries / 16;
+constexpr int kQueryThreads = 128, kQueries = 128, kWarpQueries = 32, kStepKeys = 32, kStages = 2;
 
 template <int kWidth>
 constexpr int query_shared_bytes() {
@@ -208,31 +237,33 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
   const float scale[kTall][2] = {{args.scale, args.scale}, {args.scale, args.scale}};
   store_rows<kWidth, kTall>(dq, scale, shared + Rows::bytes(warp * kWarpQueries), args.dq + at + warp * kWarpQueries * q_stride, q_stride, own,
                             h);
+  wait_for_former();  // so that what follows on the stream follows both
 #endif
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------
 
-template <int kWidth, int kQueriesAtOnce>
-void launch_key_gradients(const Args& args, int64_t tiles, cudaStream_t stream) {
-  constexpr int kBytes = KeyShared<kWidth, kQueriesAtOnce>::kBytes;
-  const auto kernel = key_gradients<kWidth, kQueriesAtOnce>;
-  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  kernel<<<static_cast<unsigned>(tiles * args.kv_heads), kKeyThreads, kBytes, stream>>>(args);
+template <int kWidth, int kStepQueries>
+void launch_key_gradients(const Args& args, cudaStream_t stream) {
+  using Shared = KeyShared<kWidth, kStepQueries>;
+  const auto kernel = key_gradients<kWidth, kStepQueries>;
+  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shared::kBytes));
+  const int64_t tiles = most_tiles(args.tokens, args.sequences, Shared::kKeys);
+  kernel<<<static_cast<unsigned>(tiles * args.kv_heads), Shared::kThreads, Shared::kBytes, stream>>>(args);
 }
 
 template <int kWidth>
 void launch(const OpCall& call, const Args& args) {
   const cudaStream_t stream = stream_of(call);
-  // Steps of 64 queries where a block can have the shared memory for them (not on sm_86, sm_89 and sm_120).
+  // The large tiles where a block can have the shared memory for them (not on sm_86, sm_89 and sm_120).
   const bool has_room = device().shared_bytes >= static_cast<size_t>(KeyShared<kWidth, 64>::kBytes);
-  (has_room ? launch_key_gradients<kWidth, 64> : launch_key_gradients<kWidth, 32>)(args, most_tiles(args.tokens, args.sequences, kKeys), stream);
+  (has_room ? launch_key_gradients<kWidth, 64> : launch_key_gradients<kWidth, 32>)(args, stream);
   check_launch(call);
+  // Blocks of the second kernel, which needs nothing of the first, take the multiprocessors that those of the first leave.
   constexpr int kBytes = query_shared_bytes<kWidth>();
   VLTUNE_CUDA(cudaFuncSetAttribute(query_gradients<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  query_gradients<kWidth><<<static_cast<unsigned>(most_tiles(args.tokens, args.sequences, kQueries) * args.heads), kQueryThreads, kBytes, stream>>>(
-      args);
-  check_launch(call);
+  const int64_t tiles = most_tiles(args.tokens, args.sequences, kQueries);
+  launch_early(query_gradients<kWidth>, args, tiles * args.heads, kQueryThreads, kBytes, stream);
 }
 
 }  // namespace

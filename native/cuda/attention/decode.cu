@@ -209,9 +209,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const DecodeArgs args
   constexpr int kWide = kMaxHeadDim / 32;
   __shared__ float shared_sums[kWarps][kMaxHeadDim];
   __shared__ float shared_total[kWarps];
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
+  wait_for_former();
   int past;
   if (!room(args.past, args.tokens, args.capacity, &past)) return;
   const int keys = past + args.tokens, own = stretch_keys(keys, args.stretches), count = (keys + own - 1) / own;
@@ -331,17 +329,7 @@ void decode(const OpCall& call, const Cached& pass) {
     launch(args, split.rows, of_vectors, stream);
     check_launch(call);
   }
-  // The second kernel's blocks start while the first runs, and wait for it where they read (Hopper and newer).
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(s.tokens * s.heads));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = device().capability() >= 90 ? 1 : 0;
-  VLTUNE_CUDA(cudaLaunchKernelEx(&config, s.dtype == DType::F32 ? combine_kernel<float> : combine_kernel<__nv_bfloat16>, args));
+  launch_early(s.dtype == DType::F32 ? combine_kernel<float> : combine_kernel<__nv_bfloat16>, args, s.tokens * s.heads, kThreads, 0, stream);
 }
 
 void append_to_cache(const OpCall& call, const Cached& pass) {

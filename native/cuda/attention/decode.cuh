@@ -20,12 +20,6 @@ struct DecodeArgs {
 };
 
 #ifdef __CUDACC__
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
-
 // The cache's rows before the new tokens; false if these do not fit.
 __device__ inline bool room(const int32_t* past, int tokens, int64_t capacity, int* before) {
   *before = *past;

@@ -116,9 +116,14 @@ __device__ inline uint32_t right_address(uint32_t tile) {
 }
 //   For load_matrices_transposed the left address gives the B operand of A B, 16 rows (summed over) by 16 columns: two fragments likewise.
 
-// c[i][j] = A B^T over kWidth columns; A has kTall x 16 rows from `a` on (left), B kWide x 16 rows from `b` on (right).
-template <int kWidth, int kTall, int kWide>
-__device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, uint32_t b) {
+struct Nothing {
+  __device__ void operator()(int) const {}
+};
+
+// c[i][j] = A B^T over kWidth columns; A has kTall x 16 rows from `a` on (left), B kWide x 16 rows from `b` on (right). meanwhile(n) is called
+// after the n-th of kWidth / 16 * kWide parts of the product, with arithmetic that the matrix units do not wait for.
+template <int kWidth, int kTall, int kWide, class Meanwhile = Nothing>
+__device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, uint32_t b, Meanwhile&& meanwhile = {}) {
   constexpr int kStep = 16 * TileOf<kWidth>::kRowBytes;
 #pragma unroll
   for (int i = 0; i < kTall; ++i)
@@ -126,48 +131,56 @@ __device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, u
     for (int j = 0; j < 2 * kWide; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) c[i][j][e] = 0;
+  // Operands are read one product ahead of their use.
+  uint32_t left[2][kTall][4], right[2][4];
+  load_matrices(right[0], b);
 #pragma unroll
-  for (int k = 0; k < kWidth / 16; ++k) {
-    uint32_t left[kTall][4];
+  for (int i = 0; i < kTall; ++i) load_matrices(left[0][i], a + i * kStep);
 #pragma unroll
-    for (int i = 0; i < kTall; ++i) load_matrices(left[i], (a ^ (k * 32)) + i * kStep);
+  for (int n = 0; n < kWidth / 16 * kWide; ++n) {
+    const int k = n / kWide, j = n % kWide, next_k = (n + 1) / kWide, next_j = (n + 1) % kWide;
+    if (next_k < kWidth / 16) load_matrices(right[(n + 1) % 2], (b ^ (next_k * 32)) + next_j * kStep);
+    if (j == 0 && k + 1 < kWidth / 16) {
 #pragma unroll
-    for (int j = 0; j < kWide; ++j) {
-      uint32_t right[4];
-      load_matrices(right, (b ^ (k * 32)) + j * kStep);
-#pragma unroll
-      for (int i = 0; i < kTall; ++i) {
-        mma(c[i][2 * j], left[i], right[0], right[1]);
-        mma(c[i][2 * j + 1], left[i], right[2], right[3]);
-      }
+      for (int i = 0; i < kTall; ++i) load_matrices(left[(k + 1) % 2][i], (a ^ ((k + 1) * 32)) + i * kStep);
     }
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) {
+      mma(c[i][2 * j], left[k % 2][i], right[n % 2][0], right[n % 2][1]);
+      mma(c[i][2 * j + 1], left[k % 2][i], right[n % 2][2], right[n % 2][3]);
+    }
+    meanwhile(n);
   }
 }
 
-// c += P B, P an accumulator rounded to BF16 with kDeep x 16 columns, B kDeep x 16 rows of kWidth columns from `b` on (left).
-template <int kWidth, int kTall, int kDeep>
-__device__ inline void product_nn(float (&c)[kTall][kWidth / 8][4], const float (&p)[kTall][2 * kDeep][4], uint32_t b) {
+// c += P B, P an accumulator rounded to BF16 with kDeep x 16 columns, B kDeep x 16 rows of kWidth columns from `b` on (left). meanwhile as above,
+// for kDeep * kWidth / 16 parts.
+template <int kWidth, int kTall, int kDeep, class Meanwhile = Nothing>
+__device__ inline void product_nn(float (&c)[kTall][kWidth / 8][4], const float (&p)[kTall][2 * kDeep][4], uint32_t b,
+                                  Meanwhile&& meanwhile = {}) {
   constexpr int kStep = 16 * TileOf<kWidth>::kRowBytes;
+  constexpr int kWide = kWidth / 16;
+  uint32_t left[kTall][4], right[2][4];
+  load_matrices_transposed(right[0], b);
 #pragma unroll
-  for (int k = 0; k < kDeep; ++k) {
-    uint32_t left[kTall][4];
-#pragma unroll
-    for (int i = 0; i < kTall; ++i) {
-      left[i][0] = pack(p[i][2 * k][0], p[i][2 * k][1]);
-      left[i][1] = pack(p[i][2 * k][2], p[i][2 * k][3]);
-      left[i][2] = pack(p[i][2 * k + 1][0], p[i][2 * k + 1][1]);
-      left[i][3] = pack(p[i][2 * k + 1][2], p[i][2 * k + 1][3]);
-    }
-#pragma unroll
-    for (int j = 0; j < kWidth / 16; ++j) {
-      uint32_t right[4];
-      load_matrices_transposed(right, (b ^ (j * 32)) + k * kStep);
+  for (int n = 0; n < kDeep * kWide; ++n) {
+    const int k = n / kWide, j = n % kWide, next_k = (n + 1) / kWide, next_j = (n + 1) % kWide;
+    if (next_k < kDeep) load_matrices_transposed(right[(n + 1) % 2], (b ^ (next_j * 32)) + next_k * kStep);
+    if (j == 0) {
 #pragma unroll
       for (int i = 0; i < kTall; ++i) {
-        mma(c[i][2 * j], left[i], right[0], right[1]);
-        mma(c[i][2 * j + 1], left[i], right[2], right[3]);
+        left[i][0] = pack(p[i][2 * k][0], p[i][2 * k][1]);
+        left[i][1] = pack(p[i][2 * k][2], p[i][2 * k][3]);
+        left[i][2] = pack(p[i][2 * k + 1][0], p[i][2 * k + 1][1]);
+        left[i][3] = pack(p[i][2 * k + 1][2], p[i][2 * k + 1][3]);
       }
     }
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) {
+      mma(c[i][2 * j], left[i], right[n % 2][0], right[n % 2][1]);
+      mma(c[i][2 * j + 1], left[i], right[n % 2][2], right[n % 2][3]);
+    }
+    meanwhile(n);
   }
 }
 

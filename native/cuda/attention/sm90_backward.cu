@@ -15,6 +15,8 @@
 #include "sm90.h"
 #include "sm90_tiles.cuh"
 
+#pragma nv_diag_suppress 177  // targets other than sm_90a use none of the device functions
+
 namespace vltune::cuda {
 namespace {
 
@@ -23,8 +25,8 @@ using namespace sm90;
 
 constexpr int kQueries = 64;                    // of a tile
 constexpr int kComputeWarps = 8, kThreads = 32 * (kComputeWarps + 4);
-[[maybe_unused]] constexpr int kLoadRegisters = 24, kComputeRegisters = 240;
-[[maybe_unused]] constexpr int kWritten = 1, kStore = 2;         // named barriers: dS is there; one for each computing warpgroup
+constexpr int kLoadRegisters = 24, kComputeRegisters = 240;
+constexpr int kWritten = 1, kStore = 2;         // named barriers: dS is there; one for each computing warpgroup
 
 // A tile of keys. Queries of a sequence are told as slots of 64: those of sequence s are slots first_slot = begin / 64 + s and following.
 struct Work {
@@ -539,6 +541,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 template <int D>
 __global__ void __launch_bounds__(kRowThreads) round_dq(const Pass pass, __nv_bfloat16* dq) {
+#ifdef VLTUNE_SM90A
   constexpr int kLanes = D / 8, kAtOnce = kRowThreads / kLanes, kHalf = D / 2, kUnits = kHalf / 8;
   const int slot = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % kLanes;
   int first, rows;
@@ -555,6 +558,7 @@ __global__ void __launch_bounds__(kRowThreads) round_dq(const Pass pass, __nv_bf
         make_uint4(pack_bf16(a.x * scale, a.y * scale), pack_bf16(a.z * scale, a.w * scale), pack_bf16(b.x * scale, b.y * scale),
                    pack_bf16(b.z * scale, b.w * scale));
   }
+#endif
 }
 
 // ----------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@
 #include "sm90.h"
 #include "sm90_tiles.cuh"
 
+#pragma nv_diag_suppress 177  // targets other than sm_90a use none of the device functions
+
 namespace vltune::cuda {
 namespace {
 
@@ -17,8 +19,8 @@ using namespace sm90;
 
 constexpr int kStages = 2;                      // tiles of keys, and of values, that are there or on their way
 constexpr int kComputeWarps = 8, kThreads = 32 * (kComputeWarps + 4);
-[[maybe_unused]] constexpr int kLoadRegisters = 40, kComputeRegisters = 232;
-[[maybe_unused]] constexpr int kTurn = 1, kStore = 3;            // named barriers, one for each computing warpgroup
+constexpr int kLoadRegisters = 40, kComputeRegisters = 232;
+constexpr int kTurn = 1, kStore = 3;            // named barriers, one for each computing warpgroup
 
 struct Work {
   int begin, length, first, head;  // the sequence's first row and rows; the tile's first query in it; length 0: no more work

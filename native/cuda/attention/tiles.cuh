@@ -31,12 +31,16 @@ __device__ inline int warp_sum(int value) {
 #endif
 }
 
-// Where bounds are not ascending from 0 to tokens: reports it, and says so.
-__device__ inline bool bounds_fail(const int32_t* bounds, int sequences, int tokens, int s, Fault* fault) {
-  const int before = s == 0 ? 0 : bounds[s - 1], at = bounds[s];
-  const bool fails = at < before || (s == 0 && at != 0) || (s == sequences && at != tokens);
-  if (fails) report_fault(fault, FaultKind::Bound, s, at, tokens);
-  return fails;
+// bounds[s]..bounds[s + 1] where bounds ascend there, from 0 and to tokens; reports it where they do not.
+__device__ inline bool bounds_fail(int sequences, int tokens, int s, int begin, int end, Fault* fault) {
+  if (s == 0 && begin != 0) {
+    report_fault(fault, FaultKind::Bound, 0, begin, tokens);
+  } else if (end < begin || (s + 1 == sequences && end != tokens)) {
+    report_fault(fault, FaultKind::Bound, s + 1, end, tokens);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 // Tile number `slot`, for all threads of a warp alike; false if there is none. A tile's weight is the number of tiles before it in its
@@ -47,15 +51,20 @@ __device__ bool find_tile(const int32_t* bounds, int sequences, int tokens, int 
   int begin = 0, end = 0, number = 0;
   if (sequences <= kSortedSequences) {
     constexpr int kEach = kSortedSequences / 32;
-    int count[kEach];
-    bool fails = lane == 0 && bounds_fail(bounds, sequences, tokens, 0, fault);
+    int start[kEach], length[kEach], count[kEach];
+    bool fails = sequences == 0;
+    if (fails && lane == 0) report_fault(fault, FaultKind::Bound, 0, 0, tokens);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int s = i * 32 + lane;
-      count[i] = 0;
-      if (s >= sequences) continue;
-      fails |= bounds_fail(bounds, sequences, tokens, s + 1, fault);
-      count[i] = (bounds[s + 1] - bounds[s] + kRows - 1) / kRows;
+      start[i] = s < sequences ? bounds[s] : 0;
+      length[i] = s < sequences ? bounds[s + 1] - start[i] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int s = i * 32 + lane;
+      if (s < sequences) fails |= bounds_fail(sequences, tokens, s, start[i], start[i] + length[i], fault);
+      count[i] = (length[i] + kRows - 1) / kRows;
     }
     if (__any_sync(kWarp, fails)) return false;
     const auto tiles_from = [&](int weight) {  // tiles of at least this weight, of which 1 is the least
@@ -71,25 +80,24 @@ __device__ bool find_tile(const int32_t* bounds, int sequences, int tokens, int 
       (tiles_from(middle) > slot ? weight : above) = middle;
     }
     int rank = slot - tiles_from(weight + 1);  // among the sequences that have a tile of this weight
-    int sequence = 0, tiles = 0;
+    int tiles = 0;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const unsigned with = __ballot_sync(kWarp, count[i] >= weight);
       const int found = __popc(with);
       if (rank >= 0 && rank < found) {
         const int owner = __fns(with, 0, rank + 1);
-        sequence = i * 32 + owner;
         tiles = __shfl_sync(kWarp, count[i], owner);
+        begin = __shfl_sync(kWarp, start[i], owner);
+        end = begin + __shfl_sync(kWarp, length[i], owner);
       }
       rank -= found;
     }
-    begin = bounds[sequence];
-    end = bounds[sequence + 1];
     number = last_is_heavy ? weight - 1 : tiles - weight;
   } else {
     if (slot == 0) {
       bool fails = false;
-      for (int s = lane; s <= sequences; s += 32) fails |= bounds_fail(bounds, sequences, tokens, s, fault);
+      for (int s = lane; s < sequences; s += 32) fails |= bounds_fail(sequences, tokens, s, bounds[s], bounds[s + 1], fault);
       if (__any_sync(kWarp, fails)) return false;
     }
     // Sequence s has the slots from bounds[s] / kRows + s on, which are enough for it.
@@ -127,7 +135,36 @@ template <class D> __device__ D from_float(float x);
 template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
 
+// A kernel may start before the former one on its stream has ended (Hopper and newer): the former says from when on, and it says itself where it
+// waits for the former's end. To be called by all threads.
+__device__ inline void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+__device__ inline void wait_for_former() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// Launches a kernel that calls wait_for_former.
+template <class Args>
+void launch_early(void (*kernel)(Args), const Args& args, int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = device().capability() >= 90 ? 1 : 0;
+  VLTUNE_CUDA(cudaLaunchKernelEx(&config, kernel, args));
+}
 #endif
 
 }  // namespace vltune::cuda::attn

@@ -17,14 +17,12 @@ namespace {
 
 constexpr int kM = 128, kK = 64;                  // rows of a block's tile; K of a stage: 128 bytes of bf16, the swizzle's width
 constexpr int kConsumers = 2, kThreads = 128 * (kConsumers + 1);
-constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
 constexpr int kABytes = kM * kK * 2;
 constexpr int kRowBytes = 128;                    // of C in shared memory: 64 bf16 or 32 floats
 constexpr int kBufferBytes = 16 * kRowBytes;      // a warp's 16 rows
 constexpr int kBuffers = 2;                       // a warp fills one while TMA reads the other
 constexpr int kBufferBytesAll = 4 * kConsumers * kBuffers * kBufferBytes;
 constexpr int kMaxCluster = 8;
-constexpr int kPartColumns = 16;                  // of a tile, that go from block to block in one piece when K is shared
 
 __host__ __device__ constexpr int b_bytes(int n) { return n * kK * 2; }
 __host__ __device__ constexpr int stage_bytes(int n) { return kABytes + b_bytes(n); }
@@ -53,6 +51,9 @@ struct Job {
 #if VLTUNE_SM90A
 
 using namespace sm90;
+
+constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+constexpr int kPartColumns = 16;  // of a tile, that go from block to block in one piece when K is shared
 
 struct Tile {
   int m, n;  // in clusters, in tiles
@@ -391,21 +392,36 @@ bool launch_form(const OpCall& call, const Maps& maps, const Job& job, const Sm9
   return b_is_nk ? launch_width<false, false, C>(call, maps, job, plan) : launch_width<false, true, C>(call, maps, job, plan);
 }
 
+// What was measured on an H200, in microseconds: a k-step of a tile, a tile's start and end, the exchange of sums within a cluster.
+constexpr double kStep256 = 0.66, kStep128 = 0.38, kTileEnds = 1.0, kExchange256 = 3.5, kExchange128 = 1.5;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
 Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int multiprocessors) {
-  Sm90Plan plan;
-  if (m <= 64 || n < 64 || k < kK) return plan;
-  plan.taken = true;
-  plan.pair = m > kM ? 2 : 1;
-  plan.tile_n = n > 128 ? 256 : 128;
   const int64_t steps = ceil_div(k, kK);
-  const auto blocks = [&](int tile_n) { return ceil_div(m, kM * plan.pair) * plan.pair * ceil_div(n, tile_n); };
-  if (plan.tile_n == 256 && 2 * blocks(128) <= 3 * multiprocessors / 2 && steps < 16) plan.tile_n = 128;
-  while (plan.splits < 4 && 2 * plan.splits * blocks(plan.tile_n) <= multiprocessors && steps >= 16 * plan.splits) plan.splits *= 2;
-  return plan;
+  Sm90Plan best;
+  double least = 0;
+  for (const int tile_n : {256, 128}) {
+    for (const int splits : {1, 2, 4}) {
+      if (splits > 1 && steps < 4 * splits) continue;
+      Sm90Plan plan;
+      plan.tile_n = tile_n;
+      plan.splits = splits;
+      plan.pair = splits == 1 && m > kM ? 2 : 1;
+      // Clusters of more than two leave some multiprocessors idle: those of a GPC are not a multiple.
+      const int64_t resident = splits > 2 ? multiprocessors * 7 / 8 : multiprocessors;
+      const int64_t blocks = ceil_div(m, kM * plan.pair) * plan.pair * ceil_div(n, tile_n) * splits;
+      const double step = tile_n == 256 ? kStep256 : kStep128, exchange = splits == 1 ? 0 : tile_n == 256 ? kExchange256 : kExchange128;
+      const double time = static_cast<double>(ceil_div(blocks, resident)) * (static_cast<double>(ceil_div(steps, splits)) * step + kTileEnds + exchange);
+      if (least == 0 || time < least) {
+        least = time;
+        best = plan;
+      }
+    }
+  }
+  return best;
 }
 
 bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
@@ -455,8 +471,7 @@ bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
 
 bool gemm_sm90(const OpCall& call, const Gemm& product) {
   if (!device().sm90a() || product.dtype != DType::BF16 || sm90::tensor_map_encoder() == nullptr) return false;
-  const Sm90Plan plan = sm90_plan(product.m, product.n, product.k, device().multiprocessors);
-  return plan.taken && gemm_sm90_with(call, product, plan);
+  return gemm_sm90_with(call, product, sm90_plan(product.m, product.n, product.k, device().multiprocessors));
 }
 
 }  // namespace vltune::cuda

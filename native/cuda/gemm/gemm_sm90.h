@@ -5,7 +5,6 @@
 namespace vltune::cuda {
 
 struct Sm90Plan {
-  bool taken = false;      // false: another product kernel is the better one
   int tile_n = 256;        // columns of a block's tile (128 rows): 256 or 128
   int pair = 2;            // blocks of a cluster that share B by multicast: neighbours along M
   int splits = 1;          // blocks of a cluster that share a tile along K, each a fixed range, summed in rank order
