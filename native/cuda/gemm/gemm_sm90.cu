@@ -40,7 +40,7 @@ struct Job {
   int last1, last2;           // multiples of 16 along K in the last step of each run, 1 to 4
   int pair, splits;
   int tiles_m, tiles_n, group;  // tiles_m counts clusters: `pair` tiles each
-  int stagger;
+  int turn;
   int64_t ldc;
   uint64_t hint_a, hint_b;
   const void* bias;
@@ -118,6 +118,12 @@ __device__ inline void produce(const Maps& maps, const Job& job, uint32_t ring_a
       }
       ring.next<kStages>();
     }
+  }
+  // This block stays until the whole cluster is done with its stages: their releases are writes to its shared memory.
+#pragma unroll 1
+  for (int stage = 0; stage < kStages; ++stage) {
+    barrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
+    ring.next<kStages>();
   }
 }
 
@@ -240,11 +246,11 @@ __device__ inline void write_out(float (&sums)[kN / 2], const Maps& maps, const 
 
 template <int kN, bool AMn, bool BMn, class C>
 __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_at, uint32_t buffers, uint32_t full, uint32_t empty, int cluster,
-                               int clusters, int mi, int ks, int thread) {
+                               int clusters, int mi, int ks, int consumer, int thread) {
   constexpr int kStages = stages(kN);
   constexpr uint64_t kNextA = AMn ? kNextK16Mn : kNextK16, kNextB = BMn ? kNextK16Mn : kNextK16;
   constexpr int kChunks = kN * static_cast<int>(sizeof(C)) / kRowBytes;
-  const int consumer = thread / 128, lane = thread % 32, warp = thread / 32;
+  const int lane = thread % 32, warp = thread / 32;
   const int begin = static_cast<int>(static_cast<int64_t>(job.steps) * ks / job.splits);
   const int end = static_cast<int>(static_cast<int64_t>(job.steps) * (ks + 1) / job.splits);
   const int owners = min(job.splits, kChunks);
@@ -255,19 +261,21 @@ __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_a
   float sums[kN / 2];
   Ring ring;
   int buffer = 0;
-  bool late = consumer == 1 && job.stagger > 0;
+  // The consumers take turns of a few steps: wgmmas of two warpgroups that interleave run a tenth slower. While one writes its tile
+  // out, the other has its last turn or its first.
+  const int own_turn = 1 + consumer, other_turn = 2 - consumer;
+  if (consumer == 1) named_barrier_arrive(other_turn, 256);
   for (int index = cluster; index < job.tiles_m * job.tiles_n; index += clusters) {
     const Tile tile = tile_at(job, index);
-    if (late) {
-      named_barrier_sync(1, 256);
-      late = false;
-    }
-    int held = -1;  // the stage that the wgmmas in flight read
+    int of_turn = 0, held = -1;  // held: the stage that wgmmas in flight read
+#pragma unroll 1
     for (int step = begin; step < end; ++step) {
       const int count = step == job.steps1 - 1 ? job.last1 : step == job.steps - 1 ? job.last2 : 4;
-      const uint64_t offset = static_cast<uint64_t>(ring.stage) * (stage_bytes(kN) >> 4);
+      // The shuffle tells the compiler that the descriptors are the same in all lanes.
+      const uint32_t offset = static_cast<uint32_t>(__shfl_sync(0xffffffff, ring.stage, 0)) * (stage_bytes(kN) >> 4);
       const uint64_t a = a_at + offset, b = b_at + offset;
       barrier_wait(full + 8 * ring.stage, ring.phase);
+      if (of_turn == 0) named_barrier_sync(own_turn, 256);
       if (count == 4) {
         wgmma_fence();
         wgmma<kN, AMn, BMn>(sums, a, b, step > begin);
@@ -283,15 +291,20 @@ __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_a
           wgmma_commit();
         }
       }
+      const bool turn_ends = ++of_turn == job.turn || step == end - 1;
+      if (turn_ends) named_barrier_arrive(other_turn, 256);
       wgmma_wait<1>();
+      if (turn_ends) {
+        wgmma_wait<0>();
+        if (lane < job.pair) barrier_arrive_cluster(empty + 8 * ring.stage, ks * job.pair + lane);
+        of_turn = 0;
+      }
       if (held >= 0 && lane < job.pair) barrier_arrive_cluster(empty + 8 * held, ks * job.pair + lane);
-      if (consumer == 0 && index == cluster && step == begin + job.stagger - 1) named_barrier_arrive(1, 256);
-      held = ring.stage;
+      held = turn_ends ? -1 : ring.stage;
       ring.next<kStages>();
     }
     wgmma_wait<0>();
     wgmma_pin(sums);
-    if (held >= 0 && lane < job.pair) barrier_arrive_cluster(empty + 8 * held, ks * job.pair + lane);
     int first = 0, last = kChunks;
     if (job.splits > 1) {
       share_sums<kN>(sums, job, ring_at, owners, mi, ks, thread);
@@ -301,6 +314,7 @@ __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_a
     const int row = (tile.m * job.pair + mi) * kM + warp * 16;
     write_out<kN, C>(sums, maps, job, own_buffers, row, tile.n * kN, first, last, lane, buffer);
   }
+  if (consumer == 0) named_barrier_sync(own_turn, 256);  // the other's last word
   if (lane == 0) tma_wait_read<0>();
 }
 
@@ -328,22 +342,24 @@ __global__ void __launch_bounds__(kThreads, 1) product_sm90(const __grid_constan
     prefetch_tensor_map(&maps.b);
     prefetch_tensor_map(&maps.c);
   }
-  if (blocks > 1) cluster_sync();
-  else __syncthreads();
+  if (blocks > 1) {
+    cluster_arrive_relaxed();
+    cluster_wait();
+  } else {
+    __syncthreads();
+  }
   if (group == 0) {
     registers_shrink<kProducerRegisters>();
     if (thread == 0) produce<kN, AMn, BMn>(maps, job, ring_at, full, empty, cluster, clusters, mi, ks);
     __syncwarp();
-    if (job.splits > 1) {
+    if (job.splits > 1) {  // as in share_sums
       cluster_sync();
       cluster_sync();
     }
   } else {
     registers_grow<kConsumerRegisters>();
-    consume<kN, AMn, BMn, C>(maps, job, ring_at, buffers, full, empty, cluster, clusters, mi, ks, thread - 128);
-    __syncwarp();
+    consume<kN, AMn, BMn, C>(maps, job, ring_at, buffers, full, empty, cluster, clusters, mi, ks, group - 1, thread - 128);
   }
-  if (blocks > 1) cluster_sync();  // no block leaves while another may still write to it
 #endif
 }
 
@@ -458,7 +474,7 @@ bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
   job.tiles_m = static_cast<int>(ceil_div(g.m, kM * plan.pair));
   job.tiles_n = static_cast<int>(ceil_div(g.n, plan.tile_n));
   job.group = plan.group;
-  job.stagger = plan.splits > 1 ? 0 : std::min(plan.stagger, job.steps);
+  job.turn = std::clamp(plan.turn, 1, stages(256));  // a longer one would wait for stages that the other consumer holds
   job.ldc = g.ldc;
   job.hint_a = plan.stream_b ? sm90::kEvictLast : sm90::kEvictNormal;
   job.hint_b = plan.stream_b ? sm90::kEvictFirst : sm90::kEvictNormal;
