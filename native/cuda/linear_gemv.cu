@@ -85,7 +85,8 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads) down(Job j
 
 // y[row][column] of the sum over the weight, with bias and adapter.
 template <class T> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum) {
-  if (job.bias) sum += job.bias_is_bf16 ? to_float(static_cast<const Bf16*>(job.bias)[column]) : static_cast<const float*>(job.bias)[column];
+  if (job.bias && job.bias_is_bf16) sum += to_float(static_cast<const Bf16*>(job.bias)[column]);
+  else if (job.bias) sum += static_cast<const float*>(job.bias)[column];
   const float* b = job.b + column * job.rank;
   for (int64_t r = 0; r < job.rank; ++r) sum = fmaf(rounded<T>(__ldcg(job.u + row * job.rank + r)), rounded<T>(__ldg(b + r)), sum);
   static_cast<T*>(job.y)[row * job.out + column] = from_float<T>(sum);
@@ -99,37 +100,37 @@ template <class T> __device__ inline void finish(const Job& job, int64_t row, in
 template <class W> struct Piece;  // of a row of the weight: kCount elements as pairs of BF16
 
 template <> struct Piece<Bf16> {
-  static constexpr int kCount = 16;
+  static constexpr int kCount = 16, kAhead = 3;
   uint4 words[2];
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     const uint4* from = reinterpret_cast<const uint4*>(static_cast<const Bf16*>(job.weight) + row * job.in + k);
     words[0] = __ldcs(from);
     words[1] = __ldcs(from + 1);
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(to + 4 * i) = words[i];
   }
 };
 template <> struct Piece<F16> {
-  static constexpr int kCount = 16;
+  static constexpr int kCount = 16, kAhead = 3;
   Packed<F16, 16> words;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     words = cuda::load<16, Use::Once>(static_cast<const F16*>(job.weight) + row * job.in + k);
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
     const Lanes<16> v = unpack(words);
 #pragma unroll
     for (int i = 0; i < 8; ++i) to[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
   }
 };
 template <> struct Piece<float> {
-  static constexpr int kCount = 16;
+  static constexpr int kCount = 16, kAhead = 2;
   Packed<float, 16> words;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     words = cuda::load<16, Use::Once>(static_cast<const float*>(job.weight) + row * job.in + k);
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
     const Lanes<16> v = unpack(words);
 #pragma unroll
     for (int i = 0; i < 8; ++i) to[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
@@ -137,15 +138,12 @@ template <> struct Piece<float> {
 };
 struct Nf4Codes {};
 template <> struct Piece<Nf4Codes> {  // half a block
-  static constexpr int kCount = 32;
+  static constexpr int kCount = 32, kAhead = 2;
   uint4 words;
-  float scale;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
-    const int64_t at = row * job.in + k;
-    words = __ldcs(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(job.weight) + at / 2));
-    scale = nf4_scale(job.nf4, at / kNf4Block);
+    words = __ldcs(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(job.weight) + (row * job.in + k) / 2));
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float scale) const {
     const Nf4Bf16Values values(scale);
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
@@ -158,49 +156,69 @@ template <> struct Piece<Nf4Codes> {  // half a block
   }
 };
 
-template <class W> __global__ void __launch_bounds__(kThreads) gemv_mma(Job job) {
+constexpr int kGemvColumns = 16;  // of y, rows of the weight, a block
+
+template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W, Nf4Codes> ? 3 : 2) gemv_mma(Job job) {
   using Of = Piece<W>;
-  constexpr int kCount = Of::kCount, kStep = 4 * kCount, kAhead = 2;
-  __shared__ float sums[kWarps][16][kRows];
+  constexpr bool kIsNf4 = std::is_same_v<W, Nf4Codes>;
+  constexpr int kCount = Of::kCount, kStep = 4 * kCount, kAhead = Of::kAhead;
+  extern __shared__ float scales[];  // of NF4: of the block's rows
+  __shared__ float sums[kWarps][kGemvColumns][kRows];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
-  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * 16;
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
   const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
+  const int blocks = static_cast<int>(job.in / kNf4Block);  // of a row
   const Bf16* x = static_cast<const Bf16*>(job.x) + g * job.in;
   float acc[4] = {};
-  const int64_t stride = kWarps * kStep, mine = warp * kStep + t * kCount;
-  for (int64_t k0 = mine; k0 < job.in; k0 += kAhead * stride) {
-    Of piece[kAhead][2];
-    uint4 factor[kAhead][kCount / 8];
+  const int in = static_cast<int>(job.in), stride = kWarps * kStep;
+  Of piece[kAhead][2];
+  const auto fetch = [&](int k0) {
+#pragma unroll
+    for (int s = 0; s < kAhead; ++s)
+      if (const int k = k0 + s * stride; k < in) {
+        piece[s][0].load(job, low, k);
+        piece[s][1].load(job, high, k);
+      }
+  };
+  int k0 = warp * kStep + t * kCount;
+  fetch(k0);
+  if constexpr (kIsNf4) {  // while the codes are on their way
+    const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns})) * blocks;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < count; i += kThreads) scales[i] = nf4_scale(job.nf4, row0 * blocks + i);
+    __syncthreads();
+  }
+  const float* low_scales = scales + (low - row0) * blocks;
+  const float* high_scales = scales + (high - row0) * blocks;
+  while (true) {
 #pragma unroll
     for (int s = 0; s < kAhead; ++s) {
-      const int64_t k = k0 + s * stride;
-      if (k >= job.in) break;
-      piece[s][0].load(job, low, k);
-      piece[s][1].load(job, high, k);
+      const int k = k0 + s * stride;
+      if (k >= in) break;  // the same for the whole warp
+      uint4 factor[kCount / 8];
 #pragma unroll
       for (int i = 0; i < kCount / 8; ++i)
-        factor[s][i] = g < job.n ? __ldg(reinterpret_cast<const uint4*>(x + k) + i) : make_uint4(0, 0, 0, 0);
-    }
-#pragma unroll
-    for (int s = 0; s < kAhead; ++s) {
-      if (k0 + s * stride >= job.in) break;
+        factor[i] = g < job.n ? __ldg(reinterpret_cast<const uint4*>(x + k) + i) : make_uint4(0, 0, 0, 0);
       uint32_t a[2][kCount / 2];
-      piece[s][0].pairs(a[0]);
-      piece[s][1].pairs(a[1]);
-      const uint32_t* of = reinterpret_cast<const uint32_t*>(factor[s]);
+      piece[s][0].pairs(a[0], kIsNf4 ? low_scales[k / static_cast<int>(kNf4Block)] : 0.0f);
+      piece[s][1].pairs(a[1], kIsNf4 ? high_scales[k / static_cast<int>(kNf4Block)] : 0.0f);
+      const uint32_t* of = reinterpret_cast<const uint32_t*>(factor);
 #pragma unroll
       for (int i = 0; i < kCount / 2; i += 2) {
         const uint32_t rows[4] = {a[0][i], a[1][i], a[0][i + 1], a[1][i + 1]};
         mma_bf16(acc, rows, of[i], of[i + 1]);
       }
     }
+    k0 += kAhead * stride;
+    if (k0 - t * kCount >= in) break;
+    fetch(k0);
   }
 #pragma unroll
   for (int c = 0; c < 4; ++c) sums[warp][g + 8 * (c / 2)][2 * t + c % 2] = acc[c];
   __syncthreads();
   wait_for_previous();
-  if (threadIdx.x >= 16 * kRows) return;
-  const int column = threadIdx.x % 16, row = threadIdx.x / 16;
+  if (threadIdx.x >= kGemvColumns * kRows) return;
+  const int column = threadIdx.x % kGemvColumns, row = threadIdx.x / kGemvColumns;
   if (row >= job.n || row0 + column >= job.out) return;
   float sum = 0;
 #pragma unroll
@@ -254,10 +272,12 @@ template <class T, class W> __global__ void __launch_bounds__(kThreads) gemv_fma
 using Kernel = void (*)(Job);
 
 template <class T> Kernel fma_for(DType weight) {
-  return weight == DType::NF4 ? gemv_fma<T, Nf4Codes> : weight == DType::F32 ? gemv_fma<T, float> : weight == DType::BF16 ? gemv_fma<T, Bf16> : gemv_fma<T, F16>;
+  if (weight == DType::NF4) return gemv_fma<T, Nf4Codes>;
+  return weight == DType::F32 ? gemv_fma<T, float> : weight == DType::BF16 ? gemv_fma<T, Bf16> : gemv_fma<T, F16>;
 }
 Kernel mma_for(DType weight) {
-  return weight == DType::NF4 ? gemv_mma<Nf4Codes> : weight == DType::F32 ? gemv_mma<float> : weight == DType::BF16 ? gemv_mma<Bf16> : gemv_mma<F16>;
+  if (weight == DType::NF4) return gemv_mma<Nf4Codes>;
+  return weight == DType::F32 ? gemv_mma<float> : weight == DType::BF16 ? gemv_mma<Bf16> : gemv_mma<F16>;
 }
 
 template <class T> void launch_down(const OpCall& call, const Job& job) {
@@ -272,19 +292,25 @@ template <class T> void launch_down(const OpCall& call, const Job& job) {
 
 void linear_gemv(const OpCall& call, const Gemv& g) {
   if (g.n == 0) return;
-  const Job job{g.n, g.in, g.out, g.rank, g.x, g.weight->data, g.weight->nf4, g.bias, g.bias_dtype == DType::BF16, g.a, g.b, g.scale, g.dropout, g.u, g.y};
+  const Job job{g.n, g.in, g.out, g.rank, g.x, g.weight->data, g.weight->nf4, g.bias, g.bias_dtype == DType::BF16,
+                g.a, g.b, g.scale, g.dropout, g.u, g.y};
   const bool bf16 = g.dtype == DType::BF16;
   if (g.rank > 0) {
     if (bf16) launch_down<Bf16>(call, job);
     else launch_down<float>(call, job);
   }
   if (g.out == 0) return;
-  const int64_t step = g.weight->dtype == DType::NF4 ? 128 : 64;  // a warp's along K
-  const bool mma = bf16 && device().capability() >= 80 && g.in % step == 0 && all_aligned(16, g.x, job.weight);
+  const int64_t step = g.weight->dtype == DType::NF4 ? 4 * Piece<Nf4Codes>::kCount : 4 * Piece<Bf16>::kCount;  // a warp's along K
+  const bool is_nf4 = g.weight->dtype == DType::NF4;
+  constexpr int64_t kMostScales = 40 << 10;  // bytes, beside the sums in 48 KiB
+  const int64_t scale_bytes = is_nf4 ? kGemvColumns * g.in / kNf4Block * 4 : 0;
+  const bool fits = g.in % step == 0 && g.in > 0 && g.in < INT32_MAX / 2 && scale_bytes <= kMostScales && all_aligned(16, g.x, job.weight);
+  const bool mma = bf16 && device().capability() >= 80 && fits;
   const Kernel kernel = mma ? mma_for(g.weight->dtype) : bf16 ? fma_for<Bf16>(g.weight->dtype) : fma_for<float>(g.weight->dtype);
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, mma ? 16 : kWarps)));
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, mma ? kGemvColumns : kWarps)));
   config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = mma ? static_cast<size_t>(scale_bytes) : 0;
   config.stream = stream_of(call);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
