@@ -47,7 +47,7 @@ struct Codes {
   Nf4State state;
   uint4* to;
 };
-__device__ __noinline__ void decode(const Codes& c) {
+[[maybe_unused]] __device__ __noinline__ void decode(const Codes& c) {
   constexpr int kWords = 16, kBlocks = kWords * kNf4Word / static_cast<int>(kNf4Block);  // of a lane
   constexpr int kLanesOfBlock = static_cast<int>(kNf4Block) / kNf4Word;
   if (!c.words || blockIdx.y != 0) return;
