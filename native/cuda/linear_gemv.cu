@@ -272,7 +272,6 @@ __device__ inline float factor_for(float highest) {
 }
 
 __global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
-#if __CUDA_ARCH__ >= 800
   static_assert(kThreads == 256 && kNf4Block == 4 * kNf4Lane);
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ float sums[kWarps][kGemvColumns][kRows], highest_of[kRows][kWarps];
@@ -385,7 +384,6 @@ __global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
     for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
     return sum / factor_of(row);
   });
-#endif
 }
 
 // ---- any dtype and shape by FMAs: a warp a column of y ------------------------------------------------------------------------
