@@ -357,6 +357,8 @@ void linear_cross_entropy(const OpCall& call) {
     VLTUNE_CUDA(cudaMemsetAsync(c.dx.data, 0, static_cast<size_t>(c.n * row_bytes), stream_of(call)));
   if (c.count == 0) return;
   const void* weight = weight_as(call, c.weight, c.dtype, scratch + s.weight);
+  OpCall quiet = call;  // a bad row is reported with its target, by its place in the whole list
+  quiet.fault = nullptr;
   const int64_t gradient_ld = c.dtype == c.logits ? c.ld : 2 * c.ld;
   for (int64_t first = 0; first < c.count; first += c.chunk) {
     const int64_t count = std::min(c.chunk, c.count - first);
@@ -365,7 +367,7 @@ void linear_cross_entropy(const OpCall& call) {
     void* dx = !c.dx.present() ? nullptr : gathers ? scratch + s.dx : c.dx.as<char>() + first * row_bytes;
     with_activation(c.dtype, [&](auto tag) {
       using T = decltype(tag);
-      if (gathers) launch_gather_rows(call, c.x.as<T>(), rows, reinterpret_cast<T*>(scratch + s.x), count, c.n, c.d, FaultKind::Row);
+      if (gathers) launch_gather_rows(quiet, c.x.as<T>(), rows, reinterpret_cast<T*>(scratch + s.x), count, c.n, c.d, FaultKind::Row);
     });
     Gemm forward{count, c.vocab, c.d, c.dtype, x, c.d, weight, c.d, true};
     forward.c = logits;

@@ -1,5 +1,8 @@
 #include "linear_gemv.h"
 
+#include <algorithm>
+
+#include "cluster.cuh"
 #include "mma.cuh"
 #include "nf4.cuh"
 #include "vector.cuh"
@@ -83,14 +86,42 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads) down(Job j
   job.u[threadIdx.x * job.rank + blockIdx.x] = job.scale * sum;
 }
 
-// y[row][column] of the sum over the weight, with bias and adapter.
-template <class T> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum) {
+// y[row][column] of the sum over the weight, with bias and adapter; `u` and `b` are the row's and the column's.
+template <class T, class U, class B> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum, U&& u, B&& b) {
   if (job.bias && job.bias_is_bf16) sum += to_float(static_cast<const Bf16*>(job.bias)[column]);
   else if (job.bias) sum += static_cast<const float*>(job.bias)[column];
-  const float* b = job.b + column * job.rank;
-  for (int64_t r = 0; r < job.rank; ++r) sum = fmaf(rounded<T>(__ldcg(job.u + row * job.rank + r)), rounded<T>(__ldg(b + r)), sum);
+  for (int r = 0; r < job.rank; ++r) sum = fmaf(u(r), b(r), sum);
   static_cast<T*>(job.y)[row * job.out + column] = from_float<T>(sum);
 }
+template <class T> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum) {
+  finish<T>(job, row, column, sum, [&](int r) { return rounded<T>(__ldcg(job.u + row * job.rank + r)); },
+            [&](int r) { return rounded<T>(__ldg(job.b + column * job.rank + r)); });
+}
+
+// The adapter's factors of a block's columns, on their way while the weight is; u when the previous kernel has ended.
+constexpr int kGemvColumns = 16;  // of y, rows of the weight, a block
+constexpr int kHeldRank = 32;     // longer ones are read where they lie
+struct Held {
+  float b[kGemvColumns * kHeldRank], u[kRows * kHeldRank];
+  __device__ void fetch_b(const Job& job, int64_t row0) {
+    if (job.rank > kHeldRank) return;
+    const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns}) * job.rank);
+    for (int i = threadIdx.x; i < count; i += kThreads) b[i] = rounded<Bf16>(__ldg(job.b + row0 * job.rank + i));
+  }
+  // Behind the barrier, thread i of the first 128 has `sum_of` its row and column to finish.
+  template <class SumOf> __device__ void finish_all(const Job& job, int64_t row0, SumOf&& sum_of) {
+    wait_for_previous();
+    if (job.rank <= kHeldRank)
+      for (int i = threadIdx.x; i < job.n * job.rank; i += kThreads) u[i] = rounded<Bf16>(__ldcg(job.u + i));
+    __syncthreads();
+    if (threadIdx.x >= kGemvColumns * kRows) return;
+    const int column = threadIdx.x % kGemvColumns, row = threadIdx.x / kGemvColumns, rank = static_cast<int>(job.rank);
+    if (row >= job.n || row0 + column >= job.out) return;
+    const float sum = sum_of(row, column);
+    if (rank > kHeldRank) finish<Bf16>(job, row, row0 + column, sum);
+    else finish<Bf16>(job, row, row0 + column, sum, [&](int r) { return u[row * rank + r]; }, [&](int r) { return b[column * rank + r]; });
+  }
+};
 
 // ---- BF16 by tensor cores ---------------------------------------------------------------------------------------------------
 // A warp multiplies 16 rows of the weight by up to 8 rows of x in one mma step; the block's warps take stretches along K in turn and
@@ -156,14 +187,13 @@ template <> struct Piece<Nf4Codes> {  // half a block
   }
 };
 
-constexpr int kGemvColumns = 16;  // of y, rows of the weight, a block
-
 template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W, Nf4Codes> ? 3 : 2) gemv_mma(Job job) {
   using Of = Piece<W>;
   constexpr bool kIsNf4 = std::is_same_v<W, Nf4Codes>;
   constexpr int kCount = Of::kCount, kStep = 4 * kCount, kAhead = Of::kAhead;
   extern __shared__ float scales[];  // of NF4: of the block's rows
   __shared__ float sums[kWarps][kGemvColumns][kRows];
+  __shared__ Held held;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
   const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
@@ -182,6 +212,7 @@ template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W,
   };
   int k0 = warp * kStep + t * kCount;
   fetch(k0);
+  held.fetch_b(job, row0);
   if constexpr (kIsNf4) {  // while the codes are on their way
     const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns})) * blocks;
 #pragma unroll 4
@@ -215,15 +246,144 @@ template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W,
   }
 #pragma unroll
   for (int c = 0; c < 4; ++c) sums[warp][g + 8 * (c / 2)][2 * t + c % 2] = acc[c];
-  __syncthreads();
-  wait_for_previous();
-  if (threadIdx.x >= kGemvColumns * kRows) return;
-  const int column = threadIdx.x % kGemvColumns, row = threadIdx.x / kGemvColumns;
-  if (row >= job.n || row0 + column >= job.out) return;
-  float sum = 0;
+  held.finish_all(job, row0, [&](int row, int column) {
+    float sum = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
-  finish<Bf16>(job, row, row0 + column, sum);
+    for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
+    return sum;
+  });
+}
+
+// ---- NF4 by tensor cores, at the speed of memory ----------------------------------------------------------------------------
+// What bounds the kernel above is making values of codes. Here a byte of codes is looked up as a pair of F16 in a table that has a copy
+// for every bank, and a block's scale meets the block's sum: the codes are right to 12 bits and the products with their scales are not
+// rounded, which is nearer to the exact sum than factors rounded to BF16 are. x becomes F16 too, times a power of two for each row
+// that puts its greatest value near the top of the range: elements below 2^-39 of it are lost.
+
+constexpr int kTableBytes = 256 * kWarp * 4;
+constexpr int kNf4Ahead = 8;
+constexpr int kPadBytes = 16;    // behind a row of x, so that rows of x do not meet in a bank
+constexpr int kNf4Lane = 16;     // elements of a block that a lane takes
+
+// The factor that puts `highest` between 2^14 and 2^15.
+__device__ inline float factor_for(float highest) {
+  const int exponent = static_cast<int>(__float_as_uint(highest) >> 23 & 255);
+  return __uint_as_float(static_cast<uint32_t>(min(254, 127 + 14 + 127 - exponent)) << 23);
+}
+
+__global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
+  static_assert(kThreads == 256 && kNf4Block == 4 * kNf4Lane);
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ float sums[kWarps][kGemvColumns][kRows], highest_of[kRows][kWarps];
+  __shared__ Held held;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
+  const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
+  const int n = static_cast<int>(job.n), in = static_cast<int>(job.in), blocks = in / static_cast<int>(kNf4Block);
+  const int row_bytes = in * 2 + kPadBytes;
+  unsigned char* rows = shared + kTableBytes;
+  float* scales = reinterpret_cast<float*>(rows + n * row_bytes);
+
+  // A warp takes pairs of neighbouring blocks: 64 bytes of a row.
+  const auto block_of = [&](int step) { return warp * 2 + step % 2 + step / 2 * (2 * kWarps); };
+  const uint8_t* low_codes = static_cast<const uint8_t*>(job.weight) + (low * in + t * kNf4Lane) / 2;
+  const uint8_t* high_codes = static_cast<const uint8_t*>(job.weight) + (high * in + t * kNf4Lane) / 2;
+  uint2 piece[kNf4Ahead][2];
+  const auto fetch = [&](int step0) {
+#pragma unroll
+    for (int s = 0; s < kNf4Ahead; ++s)
+      if (const int block = block_of(step0 + s); block < blocks) {
+        piece[s][0] = __ldcs(reinterpret_cast<const uint2*>(low_codes + block * (kNf4Block / 2)));
+        piece[s][1] = __ldcs(reinterpret_cast<const uint2*>(high_codes + block * (kNf4Block / 2)));
+      }
+  };
+  fetch(0);
+
+  // While the codes are on their way: the table, the scales, the adapter's factor, and x.
+  held.fetch_b(job, row0);
+  {
+    const __half2 pair = __floats2half2_rn(kNf4Code[threadIdx.x / 16], kNf4Code[threadIdx.x % 16]);
+    const uint32_t word = *reinterpret_cast<const uint32_t*>(&pair);
+#pragma unroll
+    for (int i = 0; i < 8; ++i)  // of 16 bytes; neighbouring threads begin at different ones
+      reinterpret_cast<uint4*>(shared)[threadIdx.x * 8 + (i + threadIdx.x) % 8] = make_uint4(word, word, word, word);
+  }
+  const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns})) * blocks;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < count; i += kThreads) scales[i] = nf4_scale(job.nf4, row0 * blocks + i);
+  const Bf16* x = static_cast<const Bf16*>(job.x);
+  for (int i = 0; i < n; ++i) {
+    float highest = 0;
+    for (int j = threadIdx.x * 8; j < in; j += kThreads * 8) {
+      const Lanes<8> v = load_lanes<8>(x + static_cast<int64_t>(i) * in + j);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) highest = fmaxf(highest, fabsf(v[e]));
+    }
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, offset));
+    if (lane == 0) highest_of[i][warp] = highest;
+  }
+  __syncthreads();
+  const auto factor_of = [&](int row) {
+    float highest = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, highest_of[row][w]);
+    return factor_for(highest);
+  };
+  for (int i = 0; i < n; ++i) {
+    const float factor = factor_of(i);
+    for (int j = threadIdx.x * 8; j < in; j += kThreads * 8) {
+      Lanes<8> v = load_lanes<8>(x + static_cast<int64_t>(i) * in + j);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] *= factor;
+      store_lanes(reinterpret_cast<F16*>(rows + i * row_bytes) + j, v);
+    }
+  }
+  __syncthreads();
+
+  float acc[4] = {};
+  const unsigned char* factors = rows + g * row_bytes + t * kNf4Lane * 2;
+  const uint32_t own = lane * 4;
+  const auto look_up = [&](uint32_t byte_times_128) {
+    return *reinterpret_cast<const uint32_t*>(shared + ((byte_times_128 & 0x7f80u) | own));
+  };
+  for (int step0 = 0; block_of(step0) < blocks; step0 += kNf4Ahead) {
+    if (step0 > 0) fetch(step0);
+#pragma unroll
+    for (int s = 0; s < kNf4Ahead; ++s) {
+      const int block = block_of(step0 + s);
+      if (block >= blocks) break;  // the same for the whole warp
+      uint4 factor[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+      if (g < n) {
+        const uint4* from = reinterpret_cast<const uint4*>(factors + block * (kNf4Block * 2));
+        factor[0] = from[0];
+        factor[1] = from[1];
+      }
+      float part[4] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t a = half ? piece[s][0].y : piece[s][0].x, b = half ? piece[s][1].y : piece[s][1].x;
+        const uint32_t first[4] = {look_up(a << 7), look_up(b << 7), look_up(a >> 1), look_up(b >> 1)};
+        const uint32_t second[4] = {look_up(a >> 9), look_up(b >> 9), look_up(a >> 17), look_up(b >> 17)};
+        mma_f16(part, first, factor[half].x, factor[half].y);
+        mma_f16(part, second, factor[half].z, factor[half].w);
+      }
+      const float low_scale = scales[static_cast<int>(low - row0) * blocks + block];
+      const float high_scale = scales[static_cast<int>(high - row0) * blocks + block];
+      acc[0] = fmaf(part[0], low_scale, acc[0]);
+      acc[1] = fmaf(part[1], low_scale, acc[1]);
+      acc[2] = fmaf(part[2], high_scale, acc[2]);
+      acc[3] = fmaf(part[3], high_scale, acc[3]);
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < 4; ++c) sums[warp][g + 8 * (c / 2)][2 * t + c % 2] = acc[c];
+  held.finish_all(job, row0, [&](int row, int column) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
+    return sum / factor_of(row);
+  });
 }
 
 // ---- any dtype and shape by FMAs: a warp a column of y ------------------------------------------------------------------------
@@ -300,17 +460,24 @@ void linear_gemv(const OpCall& call, const Gemv& g) {
     else launch_down<float>(call, job);
   }
   if (g.out == 0) return;
-  const int64_t step = g.weight->dtype == DType::NF4 ? 4 * Piece<Nf4Codes>::kCount : 4 * Piece<Bf16>::kCount;  // a warp's along K
   const bool is_nf4 = g.weight->dtype == DType::NF4;
-  constexpr int64_t kMostScales = 40 << 10;  // bytes, beside the sums in 48 KiB
+  const int64_t step = is_nf4 ? 4 * Piece<Nf4Codes>::kCount : 4 * Piece<Bf16>::kCount;
   const int64_t scale_bytes = is_nf4 ? kGemvColumns * g.in / kNf4Block * 4 : 0;
-  const bool fits = g.in % step == 0 && g.in > 0 && g.in < INT32_MAX / 2 && scale_bytes <= kMostScales && all_aligned(16, g.x, job.weight);
-  const bool mma = bf16 && device().capability() >= 80 && fits;
-  const Kernel kernel = mma ? mma_for(g.weight->dtype) : bf16 ? fma_for<Bf16>(g.weight->dtype) : fma_for<float>(g.weight->dtype);
+  const int64_t nf4_bytes = kTableBytes + g.n * (2 * g.in + kPadBytes) + scale_bytes;
+  constexpr int64_t kMostScales = 38 << 10;  // bytes, beside what is static in 48 KiB
+  // Two blocks on a multiprocessor where it has as much, beside what is static.
+  const int64_t most_nf4 = std::min<int64_t>(static_cast<int64_t>(device().shared_bytes), 112 << 10) - (8 << 10);
+  const bool tensor_cores = bf16 && device().capability() >= 80 && g.in > 0 && g.in < INT32_MAX / 4 && all_aligned(16, g.x, job.weight);
+  const bool looks_up = tensor_cores && is_nf4 && g.in % kNf4Block == 0 && nf4_bytes <= most_nf4;
+  const bool mma = tensor_cores && !looks_up && g.in % step == 0 && scale_bytes <= kMostScales;
+  const Kernel plain = bf16 ? fma_for<Bf16>(g.weight->dtype) : fma_for<float>(g.weight->dtype);
+  const Kernel kernel = looks_up ? gemv_nf4 : mma ? mma_for(g.weight->dtype) : plain;
+  const int64_t shared = looks_up ? nf4_bytes : mma ? scale_bytes : 0;
+  if (looks_up) allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(most_nf4));
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, mma ? kGemvColumns : kWarps)));
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps)));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = mma ? static_cast<size_t>(scale_bytes) : 0;
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream_of(call);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
