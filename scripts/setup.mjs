@@ -183,18 +183,21 @@ function prebuild() {
   return files(folder).find((path) => path.endsWith('.node'));
 }
 
-/** Most of what nvcc takes of memory at once; it sets how many run side by side. */
-const NVCC_BYTES = 3e9;
+const NVCC_BYTES = 3e9; // what one takes of memory at most
+
+/** How many nvcc run side by side. */
+export function nvccJobs() {
+  return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / NVCC_BYTES)));
+}
 
 /** Builds the addon with CUDA through cmake-js, in a folder of its own beside node-gyp's, and puts it where node-gyp would. */
 export function buildCuda({ nvcc, architectures, clean = false, live = false }) {
-  const folder = join(ROOT, 'build', `cuda-${architectures ? architectures.replaceAll(';', '_') : 'release'}`);
+  const folder = join(ROOT, 'build', `cuda-${nvcc.version}-${architectures ? architectures.replaceAll(';', '_') : 'release'}`);
   if (clean) rmSync(folder, { recursive: true, force: true });
-  const parallel = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / NVCC_BYTES)));
   const definitions = ['--CDVLTUNE_CUDA=ON', ...(architectures ? [`--CDVLTUNE_CUDA_ARCHITECTURES=${architectures}`] : [])];
   for (const command of [
     ['configure', ...definitions],
-    ['build', `--parallel=${parallel}`],
+    ['build', `--parallel=${nvccJobs()}`],
   ])
     runBin('cmake-js', 'bin/cmake-js', [...command, `--out=${folder}`, '--log-level=warn'], {
       live,
