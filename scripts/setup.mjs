@@ -135,11 +135,15 @@ export function findNvcc() {
   return undefined;
 }
 
-/** The compute capabilities of the GPUs here, as '9.0'; [] if there is a GPU that does not tell, undefined if there is none. */
+const OLDEST_CAPABILITY = 7.5;
+
+/** The compute capabilities of the GPUs here, as '9.0'; [] if there is a GPU that does not tell, undefined if none that we compute on. */
 function gpus() {
   if (process.platform !== 'linux' || !['/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path))) return undefined;
   const told = answer('nvidia-smi', '--query-gpu=compute_cap', '--format=csv,noheader') ?? '';
-  return [...new Set(told.split('\n').map((line) => line.trim()))].filter((line) => /^\d+\.\d$/.test(line)).sort();
+  const all = [...new Set(told.split('\n').map((line) => line.trim()))].filter((line) => /^\d+\.\d$/.test(line)).sort();
+  const usable = all.filter((capability) => Number(capability) >= OLDEST_CAPABILITY);
+  return all.length > usable.length && usable.length === 0 ? undefined : usable;
 }
 
 /** What to compile for these GPUs, as CMake names it: their own machine code where this nvcc knows it, else PTX for the driver. */
