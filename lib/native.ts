@@ -230,7 +230,7 @@ function load(): Addon {
       [
         `vltune: no native addon for ${process.platform}-${process.arch}, Node ${process.version} (looked in ${join(PACKAGE_ROOT, 'build')} and ${join(PACKAGE_ROOT, 'prebuilds')}).`,
         '  1. Install again without --ignore-scripts or --omit=optional, on a platform that has a prebuild (linux-x64 with glibc 2.34 or newer).',
-        `  2. Or build it here: a C++20 compiler and Python 3, then: cd ${PACKAGE_ROOT} && npx node-gyp rebuild`,
+        `  2. Or build it here: a C++20 compiler and Python 3, then: cd ${PACKAGE_ROOT} && npm install --include=dev --ignore-scripts && npx node-gyp rebuild`,
         `  The loader said: ${(cause as Error).message}`,
       ].join('\n'),
       { cause },
