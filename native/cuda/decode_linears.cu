@@ -1,0 +1,373 @@
+// linears_one on Hopper and after, for BF16 and NF4: a row times the weights of up to three layers, which are read once, as fast as
+// memory gives them. A block owns 16 rows of the weight or several times 16. It asks for all their codes at its start, while the kernel
+// before still runs; only then does it wait for the row, norms it, and multiplies. Codes become BF16 by a table of all bytes that has a
+// column for each lane (no two lanes of a load meet in a bank), and go to the tensor cores without their scales: a block of 64 is summed
+// first and scaled then.
+#include "../ops/decode.h"
+
+#include <algorithm>
+
+#include "../ops/decode_parts.h"
+#include "../ops/linear.h"
+#include "../ops/rms_norm.h"
+#include "../ops/swiglu.h"
+#include "decode_launch.cuh"
+#include "mma.cuh"
+#include "nf4.cuh"
+#include "sm90.cuh"
+#include "vector.cuh"
+
+namespace vltune::cuda {
+namespace {
+
+constexpr int kThreads = 512, kWarps = kThreads / kWarp;
+constexpr int kTileRows = 16, kMostTiles = 16;
+constexpr int kBlockBytes = kNf4Block / 2;            // of codes
+constexpr int kTableBytes = 256 * kWarp * 4;
+constexpr int64_t kMostShared = 200 << 10;            // of a block
+constexpr int kDownThreads = 256;
+
+struct Layer {
+  const uint8_t* codes;
+  Nf4State nf4;
+  const void* bias;
+  bool bias_is_bf16;
+  const float *a, *b;
+  float* u;
+  int rank, out;
+  Bf16* y;
+};
+
+struct Job {
+  const Bf16 *x, *residual;
+  const void* norm;
+  bool norm_is_bf16;
+  Bf16* sum;
+  float eps, scale;
+  int width, count, per_block;  // columns of x, layers, units of a block
+  bool swiglu;
+  Layer layers[kMostLinears];
+};
+
+// A unit is a tile of 16 rows of one layer, or with swiglu one of either layer.
+__host__ __device__ inline int units_of(const Job& job) {
+  int units = 0;
+  for (int i = 0; i < (job.swiglu ? 1 : job.count); ++i) units += (job.layers[i].out + kTileRows - 1) / kTileRows;
+  return units;
+}
+__host__ __device__ inline int tiles_of(const Job& job) { return job.swiglu ? 2 * job.per_block : job.per_block; }
+
+// Where things lie in shared memory, from its start on. Rows of codes are 32 bytes apart modulo 128 and those of scales an odd number of
+// words, so that the rows of a tile are read without conflicts. The table's address is a multiple of its size: a byte and a lane are then
+// put into it bit by bit.
+struct Places {
+  uint32_t code_stride, scale_stride, barriers, partial, x, sums, scales, table, codes, end;
+
+  __host__ __device__ Places(const Job& job, uint32_t start) {
+    const uint32_t width = static_cast<uint32_t>(job.width), tiles = static_cast<uint32_t>(tiles_of(job));
+    code_stride = (width / 2 + 127) / 128 * 128 + 32;
+    scale_stride = (width / static_cast<uint32_t>(kNf4Block)) | 1;
+    barriers = start;
+    partial = barriers + kMostTiles * 8;
+    x = partial + kWarp * 4;
+    sums = x + width * 2;
+    scales = sums + static_cast<uint32_t>(kWarps * kTileRows) * tiles * 4;
+    table = (scales + tiles * kTileRows * scale_stride * 4 + kTableBytes - 1) / kTableBytes * kTableBytes;
+    codes = table + kTableBytes;
+    end = codes + tiles * kTileRows * code_stride;
+  }
+};
+constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+
+// The row that the layers read: x, or its norm, to shared memory as BF16. Every thread of the block calls it, after wait_for_previous.
+template <int kBlockThreads>
+__device__ inline void read_row(const Job& job, Bf16* to, float* shared, bool writes_sum) {
+  const int vectors = job.width / 8;
+  float squares = 0;
+  for (int i = threadIdx.x; i < vectors; i += kBlockThreads) {
+    Packed<Bf16, 8> s;
+    s.words[0] = __ldcg(reinterpret_cast<const uint4*>(job.x) + i);
+    if (job.residual) {
+      Packed<Bf16, 8> more;
+      more.words[0] = __ldcg(reinterpret_cast<const uint4*>(job.residual) + i);
+      Lanes<8> a = unpack(s), b = unpack(more);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) a[j] += b[j];
+      s = pack<Bf16>(a);
+      if (writes_sum) store(job.sum + 8 * i, s);
+    }
+    store(to + 8 * i, s);
+    if (job.norm) {
+      const Lanes<8> v = unpack(s);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) squares = fmaf(v[j], v[j], squares);
+    }
+  }
+  if (job.norm) {
+    squares = block_sum<kBlockThreads>(squares, shared);
+    const float scale = 1.0f / sqrtf(squares / static_cast<float>(job.width) + job.eps);
+    for (int i = threadIdx.x; i < vectors; i += kBlockThreads) {  // what this thread wrote itself
+      Lanes<8> v = load_lanes<8>(to + 8 * i);
+      const Lanes<8> w = job.norm_is_bf16 ? load_lanes<8, Use::Constant>(static_cast<const Bf16*>(job.norm) + 8 * i)
+                                          : load_lanes<8, Use::Constant>(static_cast<const float*>(job.norm) + 8 * i);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) v[j] = w[j] * (v[j] * scale);
+      store_lanes(to + 8 * i, v);
+    }
+  }
+  __syncthreads();
+}
+
+__device__ inline void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+__device__ inline void copy_row(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
+               "r"(bytes), "r"(barrier), "l"(sm90::kEvictFirst)
+               : "memory");
+}
+
+__device__ inline uint32_t shared_word(uint32_t at) {
+  uint32_t word;
+  asm("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(at));
+  return word;
+}
+__device__ inline uint2 shared_pair(uint32_t at) {
+  uint2 pair;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(at));
+  return pair;
+}
+
+// Two elements by each byte of a word.
+__device__ inline void look_up(uint32_t word, uint32_t lane_table, uint32_t (&to)[4]) {
+  to[0] = shared_word(((word << 7) & 0x7f80u) | lane_table);
+  to[1] = shared_word(((word >> 1) & 0x7f80u) | lane_table);
+  to[2] = shared_word(((word >> 9) & 0x7f80u) | lane_table);
+  to[3] = shared_word(((word >> 17) & 0x7f80u) | lane_table);
+}
+
+struct Tile {
+  int layer, row;  // of the weight, the tile's first
+};
+__device__ inline Tile tile_at(const Job& job, int local) {
+  int unit = static_cast<int>(blockIdx.x) * job.per_block + (job.swiglu ? local / 2 : local);
+  if (job.swiglu) return {local % 2, unit * kTileRows};
+  int layer = 0;
+  while (layer + 1 < job.count) {
+    const int tiles = (job.layers[layer].out + kTileRows - 1) / kTileRows;
+    if (unit < tiles) break;
+    unit -= tiles;
+    ++layer;
+  }
+  return {layer, unit * kTileRows};
+}
+
+#endif
+
+__global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_constant__ Job job) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) char memory[];
+  const uint32_t start = shared_address(memory);
+  const Places at(job, start);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, tiles = tiles_of(job), blocks = job.width / static_cast<int>(kNf4Block);
+  const uint32_t row_bytes = static_cast<uint32_t>(job.width) / 2;
+  float* scales = reinterpret_cast<float*>(memory + (at.scales - start));
+
+  if (warp == 0) {  // the codes, row by row; a barrier for each tile
+    if (lane == 0) {
+      for (int i = 0; i < tiles; ++i) sm90::barrier_init(at.barriers + 8 * i, 1);
+      sm90::barrier_init_fence();
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncwarp();
+    for (int i = 0; i < tiles; ++i) {
+      const Tile tile = tile_at(job, i);
+      const Layer& layer = job.layers[tile.layer];
+      const int rows = max(min(layer.out - tile.row, kTileRows), 0);
+      if (lane == 0) sm90::barrier_arrive_expect(at.barriers + 8 * i, rows * row_bytes);
+      __syncwarp();
+      if (lane < rows)
+        copy_row(at.codes + (i * kTileRows + lane) * at.code_stride, layer.codes + static_cast<int64_t>(tile.row + lane) * row_bytes, row_bytes,
+                 at.barriers + 8 * i);
+    }
+  }
+  let_next_start();
+  {
+    const int byte = threadIdx.x / 2;
+    const uint32_t word = pack_bf16(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
+    uint4* to = reinterpret_cast<uint4*>(memory + (at.table - start) + byte * (kWarp * 4) + threadIdx.x % 2 * 64);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = make_uint4(word, word, word, word);
+  }
+  for (int i = 0; i < tiles; ++i) {
+    const Tile tile = tile_at(job, i);
+    const Layer& layer = job.layers[tile.layer];
+    for (int j = threadIdx.x; j < kTileRows * blocks; j += kThreads) {
+      const int row = j / blocks, block = j - row * blocks;
+      scales[(i * kTileRows + row) * at.scale_stride + block] =
+          tile.row + row < layer.out ? nf4_scale(layer.nf4, static_cast<int64_t>(tile.row) * blocks + j) : 0.0f;
+    }
+  }
+  if (job.norm)
+    for (int i = threadIdx.x * 128; i < job.width * (job.norm_is_bf16 ? 2 : 4); i += kThreads * 128) prefetch_l2(static_cast<const char*>(job.norm) + i);
+
+  wait_for_previous();
+  read_row<kThreads>(job, reinterpret_cast<Bf16*>(memory + (at.x - start)), reinterpret_cast<float*>(memory + (at.partial - start)), blockIdx.x == 0);
+
+  const int g = lane / 4, t = lane % 4;
+  const uint32_t lane_table = at.table | static_cast<uint32_t>(lane * 4);
+  float* sums = reinterpret_cast<float*>(memory + (at.sums - start)) + warp * tiles * kTileRows;
+  for (int i = 0; i < tiles; ++i) {
+    sm90::barrier_wait(at.barriers + 8 * i, 0);
+    const uint32_t low = at.codes + (i * kTileRows + g) * at.code_stride + t * 8, high = low + 8 * at.code_stride;
+    const float* low_scales = scales + (i * kTileRows + g) * at.scale_stride;
+    const float* high_scales = low_scales + 8 * at.scale_stride;
+    float low_sum = 0, high_sum = 0;
+#pragma unroll 2
+    for (int block = warp; block < blocks; block += kWarps) {
+      const uint2 low_codes = shared_pair(low + block * kBlockBytes), high_codes = shared_pair(high + block * kBlockBytes);
+      const uint4* x = reinterpret_cast<const uint4*>(memory + (at.x - start) + block * (kNf4Block * 2) + t * 32);
+      const uint4 factors[2] = {x[0], x[1]};
+      float c[4] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t a[4], b[4];
+        look_up(half ? low_codes.y : low_codes.x, lane_table, a);
+        look_up(half ? high_codes.y : high_codes.x, lane_table, b);
+        const uint32_t first[4] = {a[0], b[0], a[1], b[1]}, second[4] = {a[2], b[2], a[3], b[3]};
+        mma_bf16(c, first, factors[half].x, factors[half].y);
+        mma_bf16(c, second, factors[half].z, factors[half].w);
+      }
+      low_sum = fmaf(low_scales[block], c[0], low_sum);  // all columns of c are alike
+      high_sum = fmaf(high_scales[block], c[2], high_sum);
+    }
+    if (t == 0) {
+      sums[i * kTileRows + g] = low_sum;
+      sums[i * kTileRows + g + 8] = high_sum;
+    }
+  }
+  __syncthreads();
+
+  const float* all = reinterpret_cast<const float*>(memory + (at.sums - start));
+  const auto result = [&](const Tile& tile, int local, int row) {
+    const Layer& layer = job.layers[tile.layer];
+    const int column = tile.row + row;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += all[(w * tiles + local) * kTileRows + row];
+    if (layer.bias)
+      sum += layer.bias_is_bf16 ? to_float(static_cast<const Bf16*>(layer.bias)[column]) : static_cast<const float*>(layer.bias)[column];
+    const float* b = layer.b + static_cast<int64_t>(column) * layer.rank;
+    for (int r = 0; r < layer.rank; ++r)
+      sum = fmaf(to_float(from_float<Bf16>(__ldcg(layer.u + r))), to_float(from_float<Bf16>(__ldg(b + r))), sum);
+    return from_float<Bf16>(sum);
+  };
+  const int step = job.swiglu ? 2 : 1;
+  for (int i = threadIdx.x; i < job.per_block * kTileRows; i += kThreads) {
+    const int local = i / kTileRows * step, row = i % kTileRows;
+    const Tile tile = tile_at(job, local);
+    if (tile.row + row >= job.layers[tile.layer].out) continue;
+    Bf16 y = result(tile, local, row);
+    if (job.swiglu) {
+      const float gate = to_float(y), up = to_float(result({1, tile.row}, local + 1, row));
+      y = from_float<Bf16>(gate * __fdividef(1.0f, 1.0f + __expf(-gate)) * up);
+    }
+    job.layers[tile.layer].y[tile.row + row] = y;
+  }
+#endif
+}
+
+// u = scale * z A^T of all layers: a block a rank.
+__global__ void __launch_bounds__(kDownThreads) ranks_kernel(const __grid_constant__ Job job) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) char memory[];
+  __shared__ float partial[2][kWarp];
+  let_next_start();
+  int rank = static_cast<int>(blockIdx.x), layer = 0;
+  while (rank >= job.layers[layer].rank) rank -= job.layers[layer++].rank;
+  const float* a = job.layers[layer].a + static_cast<int64_t>(rank) * job.width;
+  for (int i = threadIdx.x * 32; i < job.width; i += kDownThreads * 32) prefetch_l2(a + i);
+  Bf16* x = reinterpret_cast<Bf16*>(memory);
+  wait_for_previous();
+  read_row<kDownThreads>(job, x, partial[0], false);
+  float sum = 0;
+  for (int i = threadIdx.x; i < job.width; i += kDownThreads) sum = fmaf(to_float(x[i]), to_float(from_float<Bf16>(__ldg(a + i))), sum);
+  sum = block_sum<kDownThreads>(sum, partial[1]);
+  if (threadIdx.x == 0) job.layers[layer].u[rank] = job.scale * sum;
+#endif
+}
+
+// ------------------------------------------------------------------------------------------------------------------------------------
+
+struct Ops {
+  static constexpr OpRun rms_norm = cuda::rms_norm, linear = cuda::linear, swiglu = cuda::swiglu;
+  static constexpr OpWorkspace linear_workspace = cuda::linear_workspace;
+};
+
+size_t shared_bytes_of(const Job& job) { return Places(job, kReserved).end; }
+
+// False if there is no kernel for these operands.
+bool plan(const OpCall& call, const LinearsOne& f, Job* job) {
+  if (device().capability() < 90 || f.x.dtype != DType::BF16 || f.width == 0 || f.width % kNf4Block != 0 || f.width > 1 << 15) return false;
+  if (!all_aligned(kVectorBytes, f.x.data, f.residual.data, f.norm.data, f.sum.data)) return false;
+  for (int i = 0; i < f.count; ++i) {
+    const LinearsOne::Layer& layer = f.layers[i];
+    if (layer.weight.dtype != DType::NF4 || !all_aligned(kVectorBytes, layer.weight.data) || layer.out > 1 << 24 || layer.rank > 1 << 12) return false;
+  }
+  *job = {};
+  job->x = f.x.as<Bf16>();
+  job->residual = f.residual.as<Bf16>();
+  job->norm = f.norm.data;
+  job->norm_is_bf16 = f.norm.dtype == DType::BF16;
+  job->sum = f.sum.as<Bf16>();
+  job->eps = static_cast<float>(call.attrs->number("eps", 1e-6));
+  job->scale = static_cast<float>(call.attrs->number("scale", 1));
+  job->width = static_cast<int>(f.width);
+  job->count = f.count;
+  job->swiglu = f.swiglu;
+  float* u = static_cast<float*>(call.workspace);
+  for (int i = 0; i < f.count; ++i) {
+    const LinearsOne::Layer& from = f.layers[i];
+    job->layers[i] = {from.weight.as<uint8_t>(), from.weight.nf4, from.bias.data, from.bias.dtype == DType::BF16, from.a.as<float>(),
+                      from.b.as<float>(), u, static_cast<int>(from.rank), static_cast<int>(from.out), f.y[f.swiglu ? 0 : i].as<Bf16>()};
+    u += from.rank;
+  }
+  const int units = units_of(*job), most = std::min((units + device().multiprocessors - 1) / device().multiprocessors, f.swiglu ? kMostTiles / 2 : kMostTiles);
+  for (job->per_block = std::max(most, 1); job->per_block > 1 && shared_bytes_of(*job) > kMostShared; --job->per_block) {}
+  return shared_bytes_of(*job) <= device().shared_bytes;
+}
+
+size_t ranks_bytes(const LinearsOne& f) {
+  int64_t ranks = 0;
+  for (int i = 0; i < f.count; ++i) ranks += f.layers[i].rank;
+  return static_cast<size_t>(ranks) * sizeof(float);
+}
+
+}  // namespace
+
+size_t linears_one_workspace(const OpCall& call) {
+  const LinearsOne f = linears_of(call);
+  return std::max(parts::linears<Ops>(call, f, false), ranks_bytes(f));
+}
+
+void linears_one(const OpCall& call) {
+  const LinearsOne f = linears_of(call);
+  Job job;
+  if (!plan(call, f, &job)) {
+    parts::linears<Ops>(call, f, true);
+    return;
+  }
+  static const bool allowed = [] {
+    VLTUNE_CUDA(cudaFuncSetAttribute(linears_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(device().shared_bytes)));
+    return true;
+  }();
+  static_cast<void>(allowed);
+  int ranks = 0;
+  for (int i = 0; i < f.count; ++i) ranks += job.layers[i].rank;
+  if (ranks > 0) launch_chained(call, ranks_kernel, job, ranks, kDownThreads, static_cast<size_t>(job.width) * sizeof(Bf16));
+  const int blocks = std::max((units_of(job) + job.per_block - 1) / job.per_block, 1);  // one at least: the sum
+  launch_chained(call, linears_kernel, job, blocks, kThreads, shared_bytes_of(job));
+}
+
+}  // namespace vltune::cuda
