@@ -17,14 +17,21 @@
 #include "sm90.cuh"
 #include "vector.cuh"
 
+#ifdef DECODE_TRACE
+__device__ unsigned long long decode_trace[4096][8];
+__device__ unsigned decode_traced;
+#define TRACE(i) do { if (threadIdx.x == 64 && blockIdx.x == 5) { unsigned long long ns; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)); times[i] = ns; } } while (0)
+#else
+#define TRACE(i)
+#endif
 namespace vltune::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
 constexpr int kTileRows = 16, kMostTiles = 16;
-constexpr int kBlockBytes = kNf4Block / 2;            // of codes
 constexpr int kTableBytes = 256 * kWarp * 4;
-constexpr int64_t kMostShared = 200 << 10;            // of a block
+constexpr int64_t kMostShared = 116 << 10;            // of a block, so that the next kernel's fits beside it
+constexpr int kLeastSlots = 3;                        // tiles on the way at once, for which a block takes more
 constexpr int kDownThreads = 256;
 
 struct Layer {
@@ -44,7 +51,7 @@ struct Job {
   bool norm_is_bf16;
   Bf16* sum;
   float eps, scale;
-  int width, count, per_block;  // columns of x, layers, units of a block
+  int width, count, per_block, slots;  // columns of x, layers; of a block: units, and tiles that have room at once
   bool swiglu;
   Layer layers[kMostLinears];
 };
@@ -61,21 +68,27 @@ __host__ __device__ inline int tiles_of(const Job& job) { return job.swiglu ? 2 
 // words, so that the rows of a tile are read without conflicts. The table's address is a multiple of its size: a byte and a lane are then
 // put into it bit by bit.
 struct Places {
-  uint32_t code_stride, scale_stride, barriers, partial, x, sums, scales, table, codes, end;
+  uint32_t code_stride, slot_bytes, scale_stride, barriers, partial, map, x, sums, absmax, scales, table, codes, end;
 
   __host__ __device__ Places(const Job& job, uint32_t start) {
-    const uint32_t width = static_cast<uint32_t>(job.width), tiles = static_cast<uint32_t>(tiles_of(job));
+    const uint32_t width = static_cast<uint32_t>(job.width), tiles = static_cast<uint32_t>(tiles_of(job)), blocks = width / static_cast<uint32_t>(kNf4Block);
     code_stride = (width / 2 + 127) / 128 * 128 + 32;
-    scale_stride = (width / static_cast<uint32_t>(kNf4Block)) | 1;
+    slot_bytes = kTileRows * code_stride;
+    scale_stride = blocks | 1;
     barriers = start;
-    partial = barriers + kMostTiles * 8;
-    x = partial + kWarp * 4;
+    partial = barriers + (2 * kMostTiles + 1) * 8 + 8;
+    map = partial + kWarp * 4;
+    x = map + 256 * 4;
     sums = x + width * 2;
-    scales = sums + static_cast<uint32_t>(kWarps * kTileRows) * tiles * 4;
+    absmax = sums + static_cast<uint32_t>(kWarps * kTileRows) * tiles * 4;
+    scales = absmax + tiles * kTileRows * blocks;
     table = (scales + tiles * kTileRows * scale_stride * 4 + kTableBytes - 1) / kTableBytes * kTableBytes;
     codes = table + kTableBytes;
-    end = codes + tiles * kTileRows * code_stride;
+    end = codes + static_cast<uint32_t>(job.slots) * slot_bytes;
   }
+  __device__ uint32_t full(int tile) const { return barriers + tile * 8; }
+  __device__ uint32_t consumed(int tile) const { return barriers + (kMostTiles + tile) * 8; }
+  __device__ uint32_t absmax_full() const { return barriers + 2 * kMostTiles * 8; }
 };
 constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
 
@@ -170,29 +183,56 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
   extern __shared__ __align__(128) char memory[];
   const uint32_t start = shared_address(memory);
   const Places at(job, start);
+#ifdef DECODE_TRACE
+  unsigned long long times[6];
+#endif
+  TRACE(0);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, tiles = tiles_of(job), blocks = job.width / static_cast<int>(kNf4Block);
   const uint32_t row_bytes = static_cast<uint32_t>(job.width) / 2;
   float* scales = reinterpret_cast<float*>(memory + (at.scales - start));
 
-  if (warp == 0) {  // the codes, row by row; a barrier for each tile
+  const auto rows_of = [&](const Tile& tile) { return max(min(job.layers[tile.layer].out - tile.row, kTileRows), 0); };
+  const auto fetch = [&](int i) {  // by one warp: the codes of a tile, row by row
+    const Tile tile = tile_at(job, i);
+    const int rows = rows_of(tile);
+    if (lane == 0) sm90::barrier_arrive_expect(at.full(i), rows * row_bytes);
+    __syncwarp();
+    if (lane < rows)
+      copy_row(at.codes + i % job.slots * at.slot_bytes + lane * at.code_stride,
+               job.layers[tile.layer].codes + static_cast<int64_t>(tile.row + lane) * row_bytes, row_bytes, at.full(i));
+  };
+  // Bytes of a tile's absmax that are copied: all or none.
+  const auto absmax_bytes = [&](const Tile& tile) -> uint32_t {
+    const uint8_t* from = job.layers[tile.layer].nf4.absmax_u8;
+    const int bytes = rows_of(tile) * blocks;
+    return job.layers[tile.layer].nf4.absmax || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 ? 0 : static_cast<uint32_t>(bytes);
+  };
+
+  if (warp == 0) {
     if (lane == 0) {
-      for (int i = 0; i < tiles; ++i) sm90::barrier_init(at.barriers + 8 * i, 1);
+      for (int i = 0; i < tiles; ++i) {
+        sm90::barrier_init(at.full(i), 1);
+        sm90::barrier_init(at.consumed(i), kWarps);
+      }
+      sm90::barrier_init(at.absmax_full(), 1);
       sm90::barrier_init_fence();
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      uint32_t bytes = 0;
+      for (int i = 0; i < tiles; ++i) bytes += absmax_bytes(tile_at(job, i));
+      sm90::barrier_arrive_expect(at.absmax_full(), bytes);
+      for (int i = 0; i < tiles; ++i) {
+        const Tile tile = tile_at(job, i);
+        if (const uint32_t count = absmax_bytes(tile); count > 0)
+          copy_row(at.absmax + i * kTileRows * blocks, job.layers[tile.layer].nf4.absmax_u8 + static_cast<int64_t>(tile.row) * blocks, count,
+                   at.absmax_full());
+      }
     }
     __syncwarp();
-    for (int i = 0; i < tiles; ++i) {
-      const Tile tile = tile_at(job, i);
-      const Layer& layer = job.layers[tile.layer];
-      const int rows = max(min(layer.out - tile.row, kTileRows), 0);
-      if (lane == 0) sm90::barrier_arrive_expect(at.barriers + 8 * i, rows * row_bytes);
-      __syncwarp();
-      if (lane < rows)
-        copy_row(at.codes + (i * kTileRows + lane) * at.code_stride, layer.codes + static_cast<int64_t>(tile.row + lane) * row_bytes, row_bytes,
-                 at.barriers + 8 * i);
-    }
+    for (int i = 0; i < min(job.slots, tiles); ++i) fetch(i);
   }
   let_next_start();
+  float* map = reinterpret_cast<float*>(memory + (at.map - start));
+  if (threadIdx.x < 256) map[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
   {
     const int byte = threadIdx.x / 2;
     const uint32_t word = pack_bf16(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
@@ -200,33 +240,47 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i] = make_uint4(word, word, word, word);
   }
+  __syncthreads();
+  sm90::barrier_wait(at.absmax_full(), 0);
   for (int i = 0; i < tiles; ++i) {
     const Tile tile = tile_at(job, i);
-    const Layer& layer = job.layers[tile.layer];
+    const Nf4State& state = job.layers[tile.layer].nf4;
+    const int count = rows_of(tile) * blocks;
+    const int64_t first = static_cast<int64_t>(tile.row) * blocks;
+    float* to = scales + i * kTileRows * at.scale_stride;
+    const uint8_t* copied = reinterpret_cast<const uint8_t*>(memory + (at.absmax - start) + i * kTileRows * blocks);
+    const bool is_copied = absmax_bytes(tile) > 0;
+#pragma unroll 4
     for (int j = threadIdx.x; j < kTileRows * blocks; j += kThreads) {
-      const int row = j / blocks, block = j - row * blocks;
-      scales[(i * kTileRows + row) * at.scale_stride + block] =
-          tile.row + row < layer.out ? nf4_scale(layer.nf4, static_cast<int64_t>(tile.row) * blocks + j) : 0.0f;
+      float scale = 0;
+      if (j < count)
+        scale = is_copied ? __fadd_rn(__fmul_rn(map[copied[j]], __ldg(state.nested_absmax + (first + j) / kNf4NestedBlock)), state.offset)
+                          : nf4_scale(state, first + j);
+      const int row = j / blocks;
+      to[row * at.scale_stride + (j - row * blocks)] = scale;
     }
   }
   if (job.norm)
     for (int i = threadIdx.x * 128; i < job.width * (job.norm_is_bf16 ? 2 : 4); i += kThreads * 128) prefetch_l2(static_cast<const char*>(job.norm) + i);
 
+  TRACE(1);
   wait_for_previous();
+  TRACE(2);
   read_row<kThreads>(job, reinterpret_cast<Bf16*>(memory + (at.x - start)), reinterpret_cast<float*>(memory + (at.partial - start)), blockIdx.x == 0);
 
+  TRACE(3);
   const int g = lane / 4, t = lane % 4;
   const uint32_t lane_table = at.table | static_cast<uint32_t>(lane * 4);
   float* sums = reinterpret_cast<float*>(memory + (at.sums - start)) + warp * tiles * kTileRows;
   for (int i = 0; i < tiles; ++i) {
-    sm90::barrier_wait(at.barriers + 8 * i, 0);
-    const uint32_t low = at.codes + (i * kTileRows + g) * at.code_stride + t * 8, high = low + 8 * at.code_stride;
+    sm90::barrier_wait(at.full(i), 0);
+    const uint32_t low = at.codes + i % job.slots * at.slot_bytes + g * at.code_stride + t * 8, high = low + 8 * at.code_stride;
     const float* low_scales = scales + (i * kTileRows + g) * at.scale_stride;
     const float* high_scales = low_scales + 8 * at.scale_stride;
     float low_sum = 0, high_sum = 0;
 #pragma unroll 2
     for (int block = warp; block < blocks; block += kWarps) {
-      const uint2 low_codes = shared_pair(low + block * kBlockBytes), high_codes = shared_pair(high + block * kBlockBytes);
+      const uint2 low_codes = shared_pair(low + block * (kNf4Block / 2)), high_codes = shared_pair(high + block * (kNf4Block / 2));
       const uint4* x = reinterpret_cast<const uint4*>(memory + (at.x - start) + block * (kNf4Block * 2) + t * 32);
       const uint4 factors[2] = {x[0], x[1]};
       float c[4] = {};
@@ -242,12 +296,21 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
       low_sum = fmaf(low_scales[block], c[0], low_sum);  // all columns of c are alike
       high_sum = fmaf(high_scales[block], c[2], high_sum);
     }
+    if (i + job.slots < tiles) {  // the tile's place is another's, once all warps have read it
+      __syncwarp();
+      if (lane == 0) sm90::barrier_arrive(at.consumed(i));
+      if (warp == i % kWarps) {
+        sm90::barrier_wait(at.consumed(i), 0);
+        fetch(i + job.slots);
+      }
+    }
     if (t == 0) {
       sums[i * kTileRows + g] = low_sum;
       sums[i * kTileRows + g + 8] = high_sum;
     }
   }
   __syncthreads();
+  TRACE(4);
 
   const float* all = reinterpret_cast<const float*>(memory + (at.sums - start));
   const auto result = [&](const Tile& tile, int local, int row) {
@@ -275,6 +338,13 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
     }
     job.layers[tile.layer].y[tile.row + row] = y;
   }
+  TRACE(5);
+#ifdef DECODE_TRACE
+  if (threadIdx.x == 64 && blockIdx.x == 5) {
+    const unsigned slot = atomicAdd(&decode_traced, 1u) % 4096;
+    for (int i = 0; i < 6; ++i) decode_trace[slot][i] = times[i];
+  }
+#endif
 #endif
 }
 
@@ -333,8 +403,13 @@ bool plan(const OpCall& call, const LinearsOne& f, Job* job) {
                       from.b.as<float>(), u, static_cast<int>(from.rank), static_cast<int>(from.out), f.y[f.swiglu ? 0 : i].as<Bf16>()};
     u += from.rank;
   }
-  const int units = units_of(*job), most = std::min((units + device().multiprocessors - 1) / device().multiprocessors, f.swiglu ? kMostTiles / 2 : kMostTiles);
-  for (job->per_block = std::max(most, 1); job->per_block > 1 && shared_bytes_of(*job) > kMostShared; --job->per_block) {}
+  // As many units as give every multiprocessor a block, with as many tiles at once as leave room for the next kernel's.
+  const int units = units_of(*job), sms = device().multiprocessors;
+  job->per_block = std::clamp((units + sms - 1) / sms, 1, f.swiglu ? kMostTiles / 2 : kMostTiles);
+  job->slots = tiles_of(*job);
+  while (job->slots > kLeastSlots && shared_bytes_of(*job) > kMostShared) --job->slots;
+  while (job->slots > 1 && shared_bytes_of(*job) > device().shared_bytes) --job->slots;
+  while (job->per_block > 1 && shared_bytes_of(*job) > device().shared_bytes) --job->per_block;
   return shared_bytes_of(*job) <= device().shared_bytes;
 }
 
@@ -371,3 +446,19 @@ void linears_one(const OpCall& call) {
 }
 
 }  // namespace vltune::cuda
+#ifdef DECODE_TRACE
+#include <cstdio>
+void linears_trace_reset() { unsigned zero = 0; cudaMemcpyToSymbol(decode_traced, &zero, 4); }
+void linears_trace_print(int period) {
+  static unsigned long long t[4096][8]; unsigned n = 0;
+  cudaMemcpyFromSymbol(&n, decode_traced, 4); cudaMemcpyFromSymbol(t, decode_trace, sizeof t);
+  for (int p = 0; p < period; ++p) {
+    double d[6] = {}; int count = 0;
+    for (unsigned i = period + p; i < n && i < 4096; i += period, ++count) {
+      for (int k = 1; k < 6; ++k) d[k] += double(t[i][k] - t[i][k - 1]) / 1e3;
+      d[0] += (double(t[i][2]) - double(t[i - 1][5])) / 1e3;
+    }
+    printf("    trace %d of %d: prologue %.2f wait %.2f row %.2f compute %.2f store %.2f; last one's end to this one's go %.2f\n", p, period, d[1] / count, d[2] / count, d[3] / count, d[4] / count, d[5] / count, d[0] / count);
+  }
+}
+#endif
