@@ -245,3 +245,8 @@ export function addon(): Addon {
   loaded ??= load();
   return loaded;
 }
+
+/** For tests: what `addon` gives from now on, made from what it gave so far. */
+export function wrapAddon(wrap: (real: Addon) => Addon): void {
+  loaded = wrap(addon());
+}

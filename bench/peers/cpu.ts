@@ -19,7 +19,7 @@ import { ATTENTION_PACKS } from '../../lib/bench/ops/attention.js';
 import { allBenches } from '../../lib/bench/ops/index.js';
 import { productBench } from '../../lib/bench/ops/linear.js';
 import { Recorder } from '../../lib/bench/recorder.js';
-import { MODELS, TOKENS } from '../../lib/bench/shapes.js';
+import { SCOPES } from '../../lib/bench/shapes.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { addon, PACKAGE_ROOT } from '../../lib/native.js';
 
@@ -41,6 +41,8 @@ if (!existsSync(python)) usage(`--python: expected a Python interpreter with tor
 if (options.only !== undefined && !['kernels', 'training'].includes(options.only)) {
   usage(`--only: expected kernels or training, got ${JSON.stringify(options.only)}`);
 }
+
+const { models: MODELS, tokens: TOKENS } = SCOPES.cpu;
 
 /** Sources are not compiled: the Python files lie where they were written. */
 const PEERS = join(PACKAGE_ROOT, 'bench', 'peers');
@@ -72,7 +74,7 @@ interface Pair {
 }
 
 function benchNamed(kernel: string, shape: string, dtype: Float): Bench {
-  const bench = allBenches().find((b) => b.kernel === kernel && b.shape === shape && b.dtype === dtype);
+  const bench = allBenches(SCOPES.cpu).find((b) => b.kernel === kernel && b.shape === shape && b.dtype === dtype);
   if (!bench) throw new Error(`no benchmark named ${benchName({ kernel, shape, dtype })}`);
   return bench;
 }

@@ -37,6 +37,8 @@ export interface BenchResult {
   readonly rate: number;
   readonly unit: 'GB/s' | 'GFLOP/s';
   readonly baseline: { readonly name: string; readonly time: Timing; readonly rate: number };
+  /** The kernel's rate over the most that the device does, in the same run: copying much memory, or a large product of this dtype. */
+  readonly roofline: number;
   /** The kernel's rate over the baseline's; against ops of its own, the baseline's time over the kernel's. */
   readonly ratio: number;
 }
@@ -47,6 +49,8 @@ export function benchName(bench: { readonly kernel: string; readonly shape: stri
 }
 
 const SQUARE: Readonly<Record<Device, number>> = { cpu: 2048, cuda: 8192 };
+/** Bytes read and written by a copy that no cache holds. */
+const LONG_COPY: Readonly<Record<Device, number>> = { cpu: 1 << 29, cuda: 2 ** 31 };
 
 /** Runs the benchmarks one by one, each for about `seconds`, and hands each result over as it comes. */
 export async function* runBenches(
@@ -56,6 +60,24 @@ export async function* runBenches(
   device: Device = 'cpu',
 ): AsyncGenerator<BenchResult> {
   const squares = new Map<Float, Recorder>();
+  const ceilings = new Map<string, number>();
+  // The rate that no kernel of this kind passes, measured once.
+  const ceiling = async ({ work, dtype }: Bench): Promise<number> => {
+    const kind = 'bytes' in work ? 'copy' : dtype;
+    let rate = ceilings.get(kind);
+    if (rate === undefined) {
+      const b = kind === 'copy' ? new Recorder(device) : square(dtype, device);
+      try {
+        if (kind === 'copy') copyOf(b, LONG_COPY[device]);
+        const { kernel } = await compare(b, b, { seconds, signal });
+        rate = (kind === 'copy' ? LONG_COPY[device] : 2 * SQUARE[device] ** 3) / kernel.seconds / 1e9;
+      } finally {
+        b.release();
+      }
+      ceilings.set(kind, rate);
+    }
+    return rate;
+  };
   try {
     for (const bench of benches) {
       const kernel = new Recorder(device);
@@ -72,7 +94,7 @@ export async function* runBenches(
           else bench.baseline.build(own);
           baseline = own;
         }
-        yield resultOf(bench, device, await compare(kernel, baseline, { seconds, signal }));
+        yield resultOf(bench, device, await compare(kernel, baseline, { seconds, signal }), await ceiling(bench));
       } finally {
         kernel.release();
         own?.release();
@@ -91,7 +113,7 @@ function amount(work: Work): number {
   return 'bytes' in work ? work.bytes : work.flops;
 }
 
-function resultOf(bench: Bench, device: Device, { kernel, baseline, timeRatio }: Comparison): BenchResult {
+function resultOf(bench: Bench, device: Device, { kernel, baseline, timeRatio }: Comparison, ceiling: number): BenchResult {
   const done = amount(bench.work);
   const against = bench.baseline;
   const name = against === 'gemm' ? `gemm ${SQUARE[device]}^3` : against === 'copy' ? against : against.name;
@@ -104,6 +126,7 @@ function resultOf(bench: Bench, device: Device, { kernel, baseline, timeRatio }:
     rate: done / kernel.seconds / 1e9,
     unit: 'bytes' in bench.work ? 'GB/s' : 'GFLOP/s',
     baseline: { name, time: baseline, rate: baselineDone / baseline.seconds / 1e9 },
+    roofline: done / kernel.seconds / 1e9 / ceiling,
     ratio: typeof against === 'string' ? (timeRatio * done) / baselineDone : timeRatio,
   };
 }

@@ -1,8 +1,8 @@
 /** Models of true shape with random weights that are made in place: what a training step or a token costs, without a checkpoint. */
 import { VltuneError } from '../errors.js';
+import { CUDA_ALIGNMENT } from '../graph/planner.js';
 import type { Place } from '../graph/program.js';
 import type { LinearSpec, ModelSpec } from '../models/family.js';
-import { nf4Bytes } from '../models/frozen_weights.js';
 import { QWEN3_VL } from '../models/qwen3_vl.js';
 import type { StoredWeight, WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type DType, dtypeBytes, type Storage } from '../native.js';
@@ -91,6 +91,8 @@ export function modelOfShape(name: string): ModelSpec {
   );
 }
 
+const align = (bytes: number): number => Math.ceil(bytes / CUDA_ALIGNMENT) * CUDA_ALIGNMENT;
+
 const DEVIATION = 0.02;
 /** Elements of the table of random numbers that all weights are cut from, and the step between two cuts. */
 const TABLE = 1 << 24;
@@ -102,7 +104,7 @@ export class RandomWeights implements WeightStore {
   readonly #linears: ReadonlyMap<string, LinearSpec>;
   readonly #tensors = new Map<string, StoredWeight>();
   readonly #places = new Map<string, Place>();
-  readonly #storages: Storage[] = [];
+  #block: Storage | undefined;
   #bytes = 0;
 
   constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean) {
@@ -134,19 +136,27 @@ export class RandomWeights implements WeightStore {
     return place;
   }
 
-  /** Makes every weight: normal numbers of deviation 0.02; norms are 1 throughout. */
+  /** Makes every weight: normal numbers of deviation 0.02; norms are 1 throughout. One block holds them all. */
   async load(device: Device): Promise<void> {
     const element = dtypeBytes(this.#dtype, 1);
     const table = addon().allocate(TABLE * element, device);
+    this.#block = addon().allocate(this.#bytes, device);
     try {
-      await addon().copyAsync(table, 0, this.#host(normals(TABLE)), 0, TABLE * element);
+      const host = this.#host(normals(TABLE));
+      await addon().copyAsync(table, 0, host, 0, TABLE * element);
+      addon().release(host);
       let cut = 0;
+      let offset = 0;
       for (const { name, shape, dtype } of this.#tensors.values()) {
         const numel = shape.reduce((product, dim) => product * dim, 1);
         cut = (cut + STEP) % TABLE;
-        if (shape.length === 1) this.#places.set(name, this.#ones(numel, device));
-        else if (dtype === 'nf4') this.#places.set(name, await this.#quantized(table, cut, shape, device));
-        else this.#places.set(name, this.#copied(table, cut, numel, element, device));
+        if (shape.length === 1) this.#ones(offset, numel);
+        else if (dtype !== 'nf4') this.#copyTable(this.#block, offset, table, cut, numel);
+        this.#places.set(
+          name,
+          dtype === 'nf4' ? await this.#quantized(offset, table, cut, shape, device) : { storage: this.#block, offset },
+        );
+        offset += bytesOf(dtype, numel);
       }
     } finally {
       addon().release(table);
@@ -154,20 +164,16 @@ export class RandomWeights implements WeightStore {
   }
 
   release(): void {
-    for (const storage of this.#storages.splice(0)) addon().release(storage);
+    if (this.#block) addon().release(this.#block);
+    this.#block = undefined;
   }
 
   #plan(name: string, shape: readonly number[], dtype: DType): void {
-    const numel = shape.reduce((product, dim) => product * dim, 1);
-    const bytes = dtype === 'nf4' ? nf4Bytes(numel, true) : dtypeBytes(dtype, numel);
-    this.#bytes += bytes;
+    this.#bytes += bytesOf(
+      dtype,
+      shape.reduce((product, dim) => product * dim, 1),
+    );
     this.#tensors.set(name, { name, shape, dtype });
-  }
-
-  #own(bytes: number, device: Device): Storage {
-    const storage = addon().allocate(bytes, device);
-    this.#storages.push(storage);
-    return storage;
   }
 
   /** A host storage of numbers in this model's dtype. */
@@ -183,67 +189,68 @@ export class RandomWeights implements WeightStore {
     return storage;
   }
 
-  #ones(numel: number, device: Device): Place {
-    const storage = this.#own(dtypeBytes(this.#dtype, numel), device);
+  #ones(offset: number, numel: number): void {
     const host = this.#host(new Float32Array(numel).fill(1));
-    addon().copy(storage, 0, host, 0, dtypeBytes(this.#dtype, numel));
+    addon().copy(this.#block!, offset, host, 0, dtypeBytes(this.#dtype, numel));
     addon().release(host);
-    return { storage, offset: 0 };
   }
 
-  #copied(table: Storage, cut: number, numel: number, element: number, device: Device): Place {
-    const storage = this.#own(numel * element, device);
+  /** `numel` numbers from the table, which is read round and round. */
+  #copyTable(to: Storage, offset: number, table: Storage, cut: number, numel: number): void {
+    const element = dtypeBytes(this.#dtype, 1);
     for (let done = 0, from = cut; done < numel; from = (from + STEP) % TABLE) {
       const take = Math.min(numel - done, TABLE - from);
-      addon().copy(storage, done * element, table, from * element, take * element);
+      addon().copy(to, offset + done * element, table, from * element, take * element);
       done += take;
     }
-    return { storage, offset: 0 };
   }
 
-  async #quantized(table: Storage, cut: number, shape: readonly number[], device: Device): Promise<Place> {
+  async #quantized(offset: number, table: Storage, cut: number, shape: readonly number[], device: Device): Promise<Place> {
     const numel = shape.reduce((product, dim) => product * dim, 1);
     const blocks = Math.ceil(numel / NF4_BLOCK);
     const nested = Math.ceil(blocks / NF4_NESTED_BLOCK);
-    const aligned = (bytes: number) => Math.ceil(bytes / 64) * 64;
-    // A cut that ends before the table does; weights are smaller than the table but for wider models, whose rows repeat it.
+    const codes = align(Math.ceil(numel / 2));
     const element = dtypeBytes(this.#dtype, 1);
-    const wide = numel > TABLE ? this.#copied(table, cut, numel, element, device) : undefined;
-    const from = wide ?? { storage: table, offset: (cut % (TABLE - numel + 1)) * element };
-    const codes = aligned(Math.ceil(numel / 2));
-    const storage = this.#own(codes + aligned(blocks) + nested * 4, device);
-    const scratch = addon().allocate(aligned(blocks * 4) + 4, device);
+    const storage = this.#block!;
+    const wide = numel > TABLE ? addon().allocate(numel * element, device) : undefined;
+    if (wide) this.#copyTable(wide, 0, table, cut, numel);
+    const source = wide ? { storage: wide, offset: 0 } : { storage: table, offset: (cut % (TABLE - numel + 1)) * element };
+    const scratch = addon().allocate(align(blocks * 4) + 4, device);
     try {
       const absmax = { storage: scratch, offset: 0, dtype: 'f32' as const, shape: [blocks] };
       await addon().callAsync(
         'nf4_quantize',
-        [{ ...from, dtype: this.#dtype, shape }],
-        [{ storage, offset: 0, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, absmax],
+        [{ ...source, dtype: this.#dtype, shape }],
+        [{ storage, offset, dtype: 'u8', shape: [Math.ceil(numel / 2)] }, absmax],
         {},
       );
-      const absmaxU8 = { storage, offset: codes };
-      const nestedAbsmax = { storage, offset: codes + aligned(blocks) };
+      const absmaxU8 = { storage, offset: offset + codes };
+      const nestedAbsmax = { storage, offset: offset + codes + align(blocks) };
       await addon().callAsync(
         'nf4_quantize_absmax',
         [absmax],
         [
           { ...absmaxU8, dtype: 'u8', shape: [blocks] },
           { ...nestedAbsmax, dtype: 'f32', shape: [nested] },
-          { storage: scratch, offset: aligned(blocks * 4), dtype: 'f32', shape: [1] },
+          { storage: scratch, offset: align(blocks * 4), dtype: 'f32', shape: [1] },
         ],
         {},
       );
       const nestedOffset = new Float32Array(1);
-      addon().read(scratch, aligned(blocks * 4), nestedOffset);
-      return { storage, offset: 0, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nestedOffset[0]! } };
+      addon().read(scratch, align(blocks * 4), nestedOffset);
+      return { storage, offset, nf4: { absmaxU8, nestedAbsmax, nestedOffset: nestedOffset[0]! } };
     } finally {
       addon().release(scratch);
-      if (wide) {
-        this.#storages.splice(this.#storages.indexOf(wide.storage), 1);
-        addon().release(wide.storage);
-      }
+      if (wide) addon().release(wide);
     }
   }
+}
+
+/** Bytes in the block: codes and scales of NF4 each start at a multiple of the alignment, as every tensor does. */
+function bytesOf(dtype: DType, numel: number): number {
+  if (dtype !== 'nf4') return align(dtypeBytes(dtype, numel));
+  const blocks = Math.ceil(numel / NF4_BLOCK);
+  return align(Math.ceil(numel / 2)) + align(blocks) + align(Math.ceil(blocks / NF4_NESTED_BLOCK) * 4);
 }
 
 /** Normal numbers, the same at each call. */

@@ -1,4 +1,5 @@
 /** `vltune bench step`: a training step at true size, on random weights that are made in place. */
+import { createHash } from 'node:crypto';
 import { newAdapters } from '../models/adapters.js';
 import type { ModelSpec } from '../models/family.js';
 import type { Trainables } from '../models/trainables.js';
@@ -47,6 +48,8 @@ export interface StepBenchResult {
   readonly hostMs: number;
   readonly recompute: string;
   readonly loss: number;
+  /** Of every parameter's bytes after the last update: the same options give the same. */
+  readonly parametersSha256: string;
   readonly ops?: readonly { readonly op: string; readonly calls: number; readonly milliseconds: number }[];
 }
 
@@ -116,6 +119,8 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
       await step.microStep(randomBatch(spec, rows, maxLength, 0), 1e-6, [0, 0], signal);
       ops = step.profile();
     }
+    const digest = createHash('sha256');
+    for (const { name } of trainables.layout.parameters) digest.update(step.readParameter(name));
     const stepMs = quantile(times, 0.5);
     return {
       tokensPerSecond: (rows * maxLength * gradientAccumulationSteps * 1000) / stepMs,
@@ -127,6 +132,7 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
       hostMs: quantile(hostTimes, 0.5),
       recompute: step.memory.recompute,
       loss,
+      parametersSha256: digest.digest('hex'),
       ...(ops && { ops }),
     };
   } finally {

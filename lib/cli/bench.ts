@@ -2,7 +2,7 @@
 
 import { type BenchResult, benchName, runBenches, withThreads } from '../bench/bench.js';
 import { allBenches } from '../bench/ops/index.js';
-import { CUDA_TOKENS, TOKENS } from '../bench/shapes.js';
+import { SCOPES } from '../bench/shapes.js';
 import { type DeviceOption, deviceOption, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { addon } from '../native.js';
@@ -39,9 +39,9 @@ const TABLE: OptionTable = {
   },
 };
 
-const HEAD = ['kernel', 'shape', 'dtype', 'time', '±', 'rate', '', 'ratio', 'baseline'];
-const WIDTHS = [29, 20, 5, 9, 5, 8, 7, 6, 28];
-const RIGHT = new Set([3, 4, 5, 7]);
+const HEAD = ['kernel', 'shape', 'dtype', 'time', '±', 'rate', '', 'roof', 'ratio', 'baseline'];
+const WIDTHS = [29, 20, 5, 9, 5, 8, 7, 5, 6, 28];
+const RIGHT = new Set([3, 4, 5, 7, 8]);
 
 /** Rows come one by one, so the widths are fixed beforehand. */
 function row(cells: readonly string[]): string {
@@ -56,10 +56,21 @@ function formatTime(seconds: number): string {
   return seconds < 1 ? `${(seconds * 1e3).toPrecision(4)} ms` : `${seconds.toPrecision(4)} s`;
 }
 
-function cells({ kernel, shape, dtype, time, rate, unit, ratio, baseline }: BenchResult): string[] {
+function cells({ kernel, shape, dtype, time, rate, unit, roofline, ratio, baseline }: BenchResult): string[] {
   const spread = `${Math.round((100 * (time.high - time.low)) / 2 / time.seconds)}%`;
   const against = `${baseline.name} ${baseline.rate.toPrecision(3)} ${unit}`;
-  return [kernel, shape, dtype, formatTime(time.seconds), spread, rate.toPrecision(4), unit, ratio.toFixed(2), against];
+  return [
+    kernel,
+    shape,
+    dtype,
+    formatTime(time.seconds),
+    spread,
+    rate.toPrecision(4),
+    unit,
+    roofline.toFixed(2),
+    ratio.toFixed(2),
+    against,
+  ];
 }
 
 function gpuName(option: DeviceOption): string {
@@ -73,9 +84,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   failOnErrors(errors);
   const words = ((values.filter as string | undefined) ?? '').split(/\s+/).filter((word) => word !== '');
   const device = openDevice(values.device as DeviceOption);
-  const benches = allBenches(device === 'cuda' ? CUDA_TOKENS : TOKENS).filter((bench) =>
-    words.every((word) => benchName(bench).includes(word)),
-  );
+  const benches = allBenches(SCOPES[device]).filter((bench) => words.every((word) => benchName(bench).includes(word)));
   if (benches.length === 0) {
     throw new VltuneError(
       'ERR_USAGE',
@@ -93,7 +102,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     }
   });
   output.note(
-    'ratio: rate over the rate of the baseline (a bare product: its time over ours); ±: half the distance of the quartiles',
+    'roof: rate over the most that this device does (a long copy; a large product); ratio: rate over the rate of the baseline (a bare product: its time over ours); ±: half the distance of the quartiles',
   );
 }
 

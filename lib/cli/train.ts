@@ -81,7 +81,7 @@ export class TrainReporter {
     if (event.skipped_rows > 0)
       this.#output.warn(`${formatCount(event.skipped_rows)} rows were left out (images with --skip-images, or no target)`);
     this.#output.say(
-      `${formatCount(event.steps)} updates of ${formatCount(event.trainable_parameters)} parameters, ${formatBytes(event.planned_memory_bytes)} planned`,
+      `${formatCount(event.steps)} updates of ${formatCount(event.trainable_parameters)} parameters, ${formatBytes(event.planned_memory_bytes)} planned${event.device === 'cuda' ? ' on the GPU' : ''}`,
     );
     if (event.resumed_step > 0) this.#output.say(`going on after update ${formatCount(event.resumed_step)}`);
   }

@@ -4,9 +4,6 @@
  */
 import { addon, type Device, dtypeBytes, type Storage, type TensorRef } from '../native.js';
 
-/** Bytes of a piece on a GPU: some milliseconds of copying, a multiple of what any block of NF4 is made from. */
-const PIECE_BYTES = 32 << 20;
-
 /** A run of a tensor's elements, on the device. */
 export interface Piece {
   readonly ref: TensorRef;
@@ -16,6 +13,9 @@ export interface Piece {
 }
 
 export class Staging {
+  /** Bytes of a piece on a GPU: some milliseconds of copying, a multiple of what any block of NF4 is made from. */
+  static pieceBytes: number = 32 << 20;
+
   readonly #device: Device;
   readonly #buffers = new Map<string, { storage: Storage; bytes: number }>();
 
@@ -25,7 +25,7 @@ export class Staging {
 
   /** The most elements of a piece of a tensor of `numel` elements. */
   static pieceElements(device: Device, source: { dtype: TensorRef['dtype'] }, numel: number): number {
-    return device === 'cpu' ? numel : Math.min(numel, PIECE_BYTES / dtypeBytes(source.dtype, 1));
+    return device === 'cpu' ? numel : Math.min(numel, Staging.pieceBytes / dtypeBytes(source.dtype, 1));
   }
 
   /** Scratch memory under a name: at least so large, its contents gone at the next call of the same name. */

@@ -3,7 +3,7 @@ import { addon, type Device } from '../native.js';
 import { type MemoryLimit, mib } from './training_step.js';
 
 /** What the driver takes for a process on a GPU (its context, the kernels' code, cuBLASLt's own), about. */
-const CUDA_CONTEXT_BYTES = 600 << 20;
+const CUDA_CONTEXT_BYTES = 384 << 20;
 /** Of a GPU's free memory, what is left free: others' needs come and go. */
 const CUDA_RESERVE = 0.05;
 

@@ -165,6 +165,8 @@ Step make_step(const float* hyper, float clip, bool torch) {
 
 }  // namespace
 
+size_t grad_norm_workspace(const OpCall&) { return 0; }
+
 void grad_norm(const OpCall& call) {
   const Tensor &grads = input(call, 0), &norm = output(call, 0), &clip = output(call, 1);
   check_operand(call, grads, "grads", kIsF32, {kAny});

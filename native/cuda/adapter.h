@@ -10,9 +10,20 @@ namespace vltune::cuda {
 constexpr int64_t kRankStep = 16;
 __host__ __device__ constexpr int64_t padded_rank(int64_t rank) { return (rank + kRankStep - 1) / kRankStep * kRankStep; }
 
+// BF16 products by tensor cores.
+inline bool adapter_uses_mma(DType dtype) { return dtype == DType::BF16 && device().capability() >= 80; }
+
+// Copied on the way: F32[from_rows,from_columns] to D[to_rows,to_columns], zeros outside.
+struct Pad {
+  const float* from = nullptr;
+  void* to = nullptr;          // nullptr: nothing
+  int64_t from_rows = 0, from_columns = 0, to_rows = 0, to_columns = 0;
+};
+constexpr int kMostPads = 2;
+
 // result = scale * drop(x) F, where F is lora_a transposed (forward) or lora_b as it lies (backward).
 struct Down {
-  int64_t n, k, rank;
+  int64_t n, k, rank;          // n may be 0, for the pads alone
   DType dtype;
   const void* x;               // D[n,k]
   const float* factor;         // [k,rank] if factor_is_kr, else [rank,k]
@@ -21,10 +32,10 @@ struct Down {
   Dropout dropout;
   float* result;               // F32[n,rank], or nullptr
   void* padded;                // D[n,padded_rank], zeros behind the rank; or nullptr
-  // Copied on the way: from F32[from_rows,from_columns] to D[to_rows,to_columns], zeros outside; pad_to may be nullptr.
-  const float* pad_from = nullptr;
-  void* pad_to = nullptr;
-  int64_t from_rows = 0, from_columns = 0, to_rows = 0, to_columns = 0;
+  Pad pads[kMostPads];
+  // Converted on the way, or by itself: the large product's weight, to D in scratch memory (weight.h). nullptr: nothing.
+  const Tensor* weight = nullptr;
+  void* plain = nullptr;
 };
 void adapter_down(const OpCall& call, const Down& down);
 
@@ -35,17 +46,16 @@ void adapter_through(const OpCall& call, DType dtype, int64_t n, int64_t columns
 // sums += M^T F over the rows of M, as [columns,rank], or as [rank,columns] if rank_first. No factor: ones, rank 1.
 struct Sum {
   int64_t columns = 0, rank = 0;
-  const void* m = nullptr;     // D[n,columns]
-  const void* factor = nullptr;
-  DType factor_dtype = DType::F32;  // F32[n,ld] or D[n,ld]
+  const void* m = nullptr;       // D[n,columns]
+  const void* factor = nullptr;  // D[n,ld]; with BF16 ld is the padded rank, and rows start at multiples of 16 bytes
   int64_t ld = 0;
   bool rank_first = false;
-  Dropout dropout{};           // of M
-  float* sums = nullptr;       // F32
+  Dropout dropout{};             // of M
+  float* sums = nullptr;         // F32
 };
 constexpr int kMostSums = 3;
 // Rows are taken in fixed stretches, whose sums are added in order.
-size_t adapter_sums_workspace(int64_t n, const Sum* sums, int count);
+size_t adapter_sums_workspace(DType dtype, int64_t n, const Sum* sums, int count);
 void adapter_sums(const OpCall& call, DType dtype, int64_t n, const Sum* sums, int count, void* workspace);
 
 }  // namespace vltune::cuda

@@ -74,8 +74,8 @@ void attention(const OpCall& call) {
   const int64_t sequences = check_bounds(call, input(call, 3));
   if (s.tokens == 0) return;
   if (is_for_sm90(s) && attention_forward_sm90(call)) return;
-  const Forward pass{s,         call.in[0].data, call.in[1].data, call.in[2].data, call.out[0].data, call.out[1].as<float>(), call.in[3].as<int32_t>(),
-                     sequences, nullptr,         0};
+  const Forward pass{s, call.in[0].data, call.in[1].data, call.in[2].data, call.out[0].data, call.out[1].as<float>(),
+                     call.in[3].as<int32_t>(), sequences, nullptr, 0};
   if (!forward_mma(call, pass)) forward_plain(call, pass);
 }
 

@@ -6,6 +6,8 @@
 namespace vltune::cuda {
 namespace {
 
+constexpr size_t kStackBytes = 128;
+
 std::mutex mutex;
 int chosen = 0;
 DeviceInfo info;
@@ -35,6 +37,9 @@ const DeviceInfo& device() {
                "cuda:%d: %s has compute capability %d.%d, expected 7.5 or newer", chosen, properties.name, properties.major,
                properties.minor);
   if ((error = cudaSetDevice(chosen)) != cudaSuccess) no_device(error);
+  // The driver holds a stack for every thread that can be resident: at its default of 1 KB a quarter of a gigabyte on a large GPU. Our
+  // kernels call nothing; what one spills is known when it is loaded, and comes on top.
+  if ((error = cudaDeviceSetLimit(cudaLimitStackSize, kStackBytes)) != cudaSuccess) no_device(error);
   info = {chosen,
           properties.name,
           properties.major,

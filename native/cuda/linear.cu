@@ -27,7 +27,8 @@ class Scratch {
 };
 
 void check_workspace(const OpCall& call, size_t bytes) {
-  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, bytes);
+  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
+               bytes);
 }
 
 // The adapter's rank; 0 without one.
@@ -53,7 +54,8 @@ struct Forward {
 };
 
 Forward forward_of(const OpCall& call) {
-  Forward f{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), input(call, 5), output(call, 0), output(call, 1), 0, 0, 0, 0};
+  Forward f{input(call, 0), input(call, 1),  input(call, 2),  input(call, 3), input(call, 4),
+            input(call, 5), output(call, 0), output(call, 1), 0,              0,              0, 0};
   check_operand(call, f.x, "x", kIsActivation, {kAny, kAny});
   f.n = f.x.shape[0];
   f.in = f.x.shape[1];
@@ -116,7 +118,7 @@ Backward backward_of(const OpCall& call) {
 }
 
 // The sums over rows that are wanted: da, db, dbias.
-int sums_of(const Backward& f, const Dropout& dropout, const void* v, Sum* sums) {
+int sums_of(const Backward& f, const Dropout& dropout, const void* v, const void* u, Sum* sums) {
   int count = 0;
   if (f.da.present() && f.rank > 0) {
     Sum& s = sums[count++];
@@ -124,7 +126,6 @@ int sums_of(const Backward& f, const Dropout& dropout, const void* v, Sum* sums)
     s.rank = f.rank;
     s.m = f.x.data;
     s.factor = v;
-    s.factor_dtype = f.dy.dtype;
     s.ld = padded_rank(f.rank);
     s.rank_first = true;
     s.dropout = dropout;
@@ -135,8 +136,8 @@ int sums_of(const Backward& f, const Dropout& dropout, const void* v, Sum* sums)
     s.columns = f.out;
     s.rank = f.rank;
     s.m = f.dy.data;
-    s.factor = f.u.data;
-    s.ld = f.rank;
+    s.factor = u;
+    s.ld = f.dy.dtype == DType::F32 ? f.rank : padded_rank(f.rank);
     s.sums = f.db.as<float>();
   }
   if (f.dbias.present()) {
@@ -150,7 +151,7 @@ int sums_of(const Backward& f, const Dropout& dropout, const void* v, Sum* sums)
 }
 
 struct BackwardScratch {
-  void *weight, *v, *a, *sums;
+  void *weight, *v, *a, *u, *sums;
   size_t bytes;
 };
 BackwardScratch backward_scratch(const Backward& f, bool drops, void* start) {
@@ -161,7 +162,8 @@ BackwardScratch backward_scratch(const Backward& f, bool drops, void* start) {
   s.v = scratch.take(f.needs_v() ? dtype_bytes(f.dy.dtype, f.n * padded_rank(f.rank)) : 0);
   const bool pads = f.needs_v() && f.dx.present() && !drops && !lies_padded(f.dy.dtype, f.rank);
   s.a = scratch.take(pads ? dtype_bytes(f.dy.dtype, padded_rank(f.rank) * f.in) : 0);
-  s.sums = scratch.take(adapter_sums_workspace(f.n, sums, sums_of(f, {}, nullptr, sums)));
+  s.u = f.dy.dtype == DType::F32 ? f.u.data : scratch.take(f.db.present() ? dtype_bytes(f.dy.dtype, f.n * padded_rank(f.rank)) : 0);
+  s.sums = scratch.take(adapter_sums_workspace(f.dy.dtype, f.n, sums, sums_of(f, {}, nullptr, nullptr, sums)));
   s.bytes = scratch.used();
   return s;
 }
@@ -183,17 +185,17 @@ void linear(const OpCall& call) {
                        scale_of(call), dropout, f.u.as<float>(), f.y.data});
     return;
   }
-  Gemm g{f.n, f.out, f.in, dtype, f.x.data, f.in, weight_as(call, f.weight, dtype, s.weight), f.in, true};
+  const bool converts = f.weight.dtype != dtype;
+  if (converts && !f.adapts()) weight_as(call, f.weight, dtype, s.weight);
+  Gemm g{f.n, f.out, f.in, dtype, f.x.data, f.in, converts ? s.weight : f.weight.data, f.in, true};
   if (f.adapts()) {
     const bool lies = lies_padded(dtype, f.rank);
-    Down down{f.n, f.in, f.rank, dtype, f.x.data, f.a.as<float>(), false, scale_of(call), dropout, f.u.as<float>(), lies ? nullptr : s.u};
+    Down down{f.n, f.in, f.rank, dtype, f.x.data, f.a.as<float>(), false, scale_of(call), dropout, f.u.as<float>(),
+              lies ? nullptr : s.u, {}};
     if (!lies) {
-      down.pad_from = f.b.as<float>();
-      down.pad_to = s.b;
-      down.from_rows = down.to_rows = f.out;
-      down.from_columns = f.rank;
-      down.to_columns = padded_rank(f.rank);
+      down.pads[0] = {f.b.as<float>(), s.b, f.out, f.rank, f.out, padded_rank(f.rank)};
     }
+    if (converts) down.weight = &f.weight, down.plain = s.weight;
     adapter_down(call, down);
     g.k2 = padded_rank(f.rank);
     g.a2 = lies ? f.u.data : s.u;
@@ -223,19 +225,21 @@ void linear_backward(const OpCall& call) {
   const BackwardScratch s = backward_scratch(f, drop, call.workspace);
   const DType dtype = f.dy.dtype;
   const bool lies = lies_padded(dtype, f.rank), accumulate = call.attrs->flag("accumulate");
-  if (f.needs_v()) {
-    Down down{f.n, f.out, f.rank, dtype, f.dy.data, f.b.as<float>(), true, scale_of(call), {}, nullptr, s.v};
-    if (f.dx.present() && !drop && !lies) {
-      down.pad_from = f.a.as<float>();
-      down.pad_to = s.a;
-      down.from_rows = f.rank;
-      down.to_rows = padded_rank(f.rank);
-      down.from_columns = down.to_columns = f.in;
-    }
+  const bool converts = f.dx.present() && f.weight.dtype != dtype;
+  if (f.rank > 0 && (f.needs_v() || f.db.present())) {
+    Down down{f.needs_v() ? f.n : 0, f.out, f.rank, dtype, f.dy.data, f.b.as<float>(), true, scale_of(call), {}, nullptr, s.v, {}};
+    if (converts) down.weight = &f.weight, down.plain = s.weight;
+    if (f.dx.present() && !drop && !lies) down.pads[0] = {f.a.as<float>(), s.a, f.rank, f.in, padded_rank(f.rank), f.in};
+    if (f.db.present() && dtype == DType::BF16) down.pads[1] = {f.u.as<float>(), s.u, f.n, f.rank, f.n, padded_rank(f.rank)};
     adapter_down(call, down);
+  } else if (converts) {
+    weight_as(call, f.weight, dtype, s.weight);
   }
+  // Before the large product: dy, just read, may still lie in L2.
+  Sum sums[kMostSums];
+  adapter_sums(call, dtype, f.n, sums, sums_of(f, dropout, s.v, s.u, sums), s.sums);
   if (f.dx.present()) {
-    Gemm g{f.n, f.in, f.out, dtype, f.dy.data, f.out, weight_as(call, f.weight, dtype, s.weight), f.in, false};
+    Gemm g{f.n, f.in, f.out, dtype, f.dy.data, f.out, converts ? s.weight : f.weight.data, f.in, false};
     g.c = f.dx.data;
     g.ldc = f.in;
     g.c_dtype = dtype;
@@ -253,8 +257,6 @@ void linear_backward(const OpCall& call) {
     }
     gemm(call, g);
   }
-  Sum sums[kMostSums];
-  adapter_sums(call, dtype, f.n, sums, sums_of(f, dropout, s.v, sums), s.sums);
   if (f.dweight.present()) {
     Gemm g{f.out, f.in, f.n, dtype, f.dy.data, f.out, f.x.data, f.in, false};
     g.a_is_km = true;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../ops/check.h"
+#include "cluster.cuh"
 #include "gemm/gemm.h"
 #include "rows.cuh"
 #include "vector.cuh"
@@ -48,34 +49,12 @@ struct Pair {  // a maximum, and the sum of exponentials below it
   double total;
 };
 
-// ---- a row in the registers of a cluster: one reading -----------------------------------------------------------------
+// ---- a row in the registers of a cluster's blocks: one reading -----------------------------------------------------------------
 
 constexpr int kHeldThreads = 512;
 constexpr int kHeldVectors = 10;  // of 16 bytes, a thread
 constexpr int kMostBlocks = 8;    // of a cluster
 template <class L> constexpr int64_t kHeld = int64_t{kHeldThreads} * kHeldVectors * kVector<L>;  // logits of a block
-
-// The blocks of a cluster hold one row. Every thread gets the result; partial values are combined in a fixed order.
-#if __CUDA_ARCH__ >= 900
-__device__ inline uint32_t peer_address(const void* p, int rank) {
-  uint32_t address;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(p))), "r"(rank));
-  return address;
-}
-__device__ inline void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ inline float peer_float(const float* p, int rank) {
-  float v;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(peer_address(p, rank)) : "memory");
-  return v;
-}
-__device__ inline double peer_double(const double* p, int rank) {
-  double v;
-  asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(peer_address(p, rank)) : "memory");
-  return v;
-}
-#endif
 
 // Words stay packed until they are used: the compiler would rather keep them converted, and has no registers for that.
 template <class L, int N> __device__ inline void keep_packed(Packed<L, N>& p) {
@@ -248,10 +227,12 @@ template <class L, class D> __global__ void __launch_bounds__(kReadThreads) fini
 // ---- rows back to their places, and the sum ------------------------------------------------------------------------------------
 
 constexpr int kScatterThreads = 256;
-template <int N, class T> __global__ void __launch_bounds__(kScatterThreads) scatter(const T* from, const int32_t* rows, int64_t n, int64_t d, T* to) {
+template <int N, class T>
+__global__ void __launch_bounds__(kScatterThreads) scatter(const T* from, const int32_t* rows, int64_t n, int64_t d, T* to) {
   const int32_t row = rows[blockIdx.x];
   if (row < 0 || row >= n) return;  // reported with its target
-  for (int64_t j = static_cast<int64_t>(threadIdx.x) * N; j < d; j += kScatterThreads * N) store(to + row * d + j, load<N>(from + blockIdx.x * d + j));
+  for (int64_t j = static_cast<int64_t>(threadIdx.x) * N; j < d; j += kScatterThreads * N)
+    store(to + row * d + j, load<N>(from + blockIdx.x * d + j));
 }
 
 // loss += loss_scale * sum: stretches of rows in ascending order, then the stretches.
@@ -340,24 +321,16 @@ template <class L, class D> void launch_finish(const OpCall& call, const Rows& r
   int blocks = 1;
   while (blocks <= kMostBlocks && ceil_div(ceil_div(r.vocab, blocks), kVector<L>) * kVector<L> > kHeld<L>) blocks *= 2;
   if (device().capability() >= 90 && blocks <= kMostBlocks) {
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(r.count * blocks));
-    config.blockDim = dim3(kHeldThreads);
-    config.stream = stream_of(call);
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    VLTUNE_CUDA(cudaLaunchKernelEx(&config, finish_held<L, D>, r, blocks));
+    const ClusterLaunch launch(call, dim3(static_cast<unsigned>(r.count * blocks)), kHeldThreads, 0, dim3(static_cast<unsigned>(blocks)));
+    VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, finish_held<L, D>, r, blocks));
   } else {
     finish_read<L, D><<<static_cast<unsigned>(r.count), kReadThreads, 0, stream_of(call)>>>(r);
   }
   check_launch(call);
 }
 
-template <class T> void launch_scatter(const OpCall& call, const void* from, const int32_t* rows, int64_t count, int64_t n, int64_t d, T* to) {
+template <class T>
+void launch_scatter(const OpCall& call, const void* from, const int32_t* rows, int64_t count, int64_t n, int64_t d, T* to) {
   const T* source = static_cast<const T*>(from);
   if (d % kVector<T> == 0 && all_aligned(kVectorBytes, from, to))
     scatter<kVector<T>><<<static_cast<unsigned>(count), kScatterThreads, 0, stream_of(call)>>>(source, rows, n, d, to);
@@ -373,7 +346,8 @@ size_t linear_cross_entropy_workspace(const OpCall& call) { return scratch_of(re
 void linear_cross_entropy(const OpCall& call) {
   const Call c = read_call(call);
   const Scratch s = scratch_of(c);
-  VLTUNE_CHECK(call.workspace_bytes >= s.bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, s.bytes);
+  VLTUNE_CHECK(call.workspace_bytes >= s.bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
+               s.bytes);
   char* scratch = static_cast<char*>(call.workspace);
   double* losses = reinterpret_cast<double*>(scratch + s.losses);
   void* logits = scratch + s.logits;
@@ -383,6 +357,8 @@ void linear_cross_entropy(const OpCall& call) {
     VLTUNE_CUDA(cudaMemsetAsync(c.dx.data, 0, static_cast<size_t>(c.n * row_bytes), stream_of(call)));
   if (c.count == 0) return;
   const void* weight = weight_as(call, c.weight, c.dtype, scratch + s.weight);
+  OpCall quiet = call;  // a bad row is reported with its target, by its place in the whole list
+  quiet.fault = nullptr;
   const int64_t gradient_ld = c.dtype == c.logits ? c.ld : 2 * c.ld;
   for (int64_t first = 0; first < c.count; first += c.chunk) {
     const int64_t count = std::min(c.chunk, c.count - first);
@@ -391,15 +367,15 @@ void linear_cross_entropy(const OpCall& call) {
     void* dx = !c.dx.present() ? nullptr : gathers ? scratch + s.dx : c.dx.as<char>() + first * row_bytes;
     with_activation(c.dtype, [&](auto tag) {
       using T = decltype(tag);
-      if (gathers) launch_gather_rows(call, c.x.as<T>(), rows, reinterpret_cast<T*>(scratch + s.x), count, c.n, c.d, FaultKind::Row);
+      if (gathers) launch_gather_rows(quiet, c.x.as<T>(), rows, reinterpret_cast<T*>(scratch + s.x), count, c.n, c.d, FaultKind::Row);
     });
     Gemm forward{count, c.vocab, c.d, c.dtype, x, c.d, weight, c.d, true};
     forward.c = logits;
     forward.ldc = c.ld;
     forward.c_dtype = c.logits;
     gemm(call, forward);
-    const Rows part{gathers ? c.rows.as<int32_t>() : nullptr, c.targets.as<int32_t>(), c.loss_scale.as<float>(), losses, logits, first, count,
-                    c.n, c.vocab, c.ld, c.trains, call.fault};
+    const Rows part{gathers ? c.rows.as<int32_t>() : nullptr, c.targets.as<int32_t>(), c.loss_scale.as<float>(), losses, logits, first,
+                    count, c.n, c.vocab, c.ld, c.trains, call.fault};
     if (c.dtype == DType::F32) launch_finish<float, float>(call, part);
     else if (c.logits == DType::F32) launch_finish<float, Bf16>(call, part);
     else launch_finish<Bf16, Bf16>(call, part);

@@ -1,5 +1,8 @@
 #include "linear_gemv.h"
 
+#include <algorithm>
+
+#include "cluster.cuh"
 #include "mma.cuh"
 #include "nf4.cuh"
 #include "vector.cuh"
@@ -83,13 +86,42 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads) down(Job j
   job.u[threadIdx.x * job.rank + blockIdx.x] = job.scale * sum;
 }
 
-// y[row][column] of the sum over the weight, with bias and adapter.
-template <class T> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum) {
-  if (job.bias) sum += job.bias_is_bf16 ? to_float(static_cast<const Bf16*>(job.bias)[column]) : static_cast<const float*>(job.bias)[column];
-  const float* b = job.b + column * job.rank;
-  for (int64_t r = 0; r < job.rank; ++r) sum = fmaf(rounded<T>(__ldcg(job.u + row * job.rank + r)), rounded<T>(__ldg(b + r)), sum);
+// y[row][column] of the sum over the weight, with bias and adapter; `u` and `b` are the row's and the column's.
+template <class T, class U, class B> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum, U&& u, B&& b) {
+  if (job.bias && job.bias_is_bf16) sum += to_float(static_cast<const Bf16*>(job.bias)[column]);
+  else if (job.bias) sum += static_cast<const float*>(job.bias)[column];
+  for (int r = 0; r < job.rank; ++r) sum = fmaf(u(r), b(r), sum);
   static_cast<T*>(job.y)[row * job.out + column] = from_float<T>(sum);
 }
+template <class T> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum) {
+  finish<T>(job, row, column, sum, [&](int r) { return rounded<T>(__ldcg(job.u + row * job.rank + r)); },
+            [&](int r) { return rounded<T>(__ldg(job.b + column * job.rank + r)); });
+}
+
+// The adapter's factors of a block's columns, on their way while the weight is; u when the previous kernel has ended.
+constexpr int kGemvColumns = 16;  // of y, rows of the weight, a block
+constexpr int kHeldRank = 32;     // longer ones are read where they lie
+struct Held {
+  float b[kGemvColumns * kHeldRank], u[kRows * kHeldRank];
+  __device__ void fetch_b(const Job& job, int64_t row0) {
+    if (job.rank > kHeldRank) return;
+    const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns}) * job.rank);
+    for (int i = threadIdx.x; i < count; i += kThreads) b[i] = rounded<Bf16>(__ldg(job.b + row0 * job.rank + i));
+  }
+  // Behind the barrier, thread i of the first 128 has `sum_of` its row and column to finish.
+  template <class SumOf> __device__ void finish_all(const Job& job, int64_t row0, SumOf&& sum_of) {
+    wait_for_previous();
+    if (job.rank <= kHeldRank)
+      for (int i = threadIdx.x; i < job.n * job.rank; i += kThreads) u[i] = rounded<Bf16>(__ldcg(job.u + i));
+    __syncthreads();
+    if (threadIdx.x >= kGemvColumns * kRows) return;
+    const int column = threadIdx.x % kGemvColumns, row = threadIdx.x / kGemvColumns, rank = static_cast<int>(job.rank);
+    if (row >= job.n || row0 + column >= job.out) return;
+    const float sum = sum_of(row, column);
+    if (rank > kHeldRank) finish<Bf16>(job, row, row0 + column, sum);
+    else finish<Bf16>(job, row, row0 + column, sum, [&](int r) { return u[row * rank + r]; }, [&](int r) { return b[column * rank + r]; });
+  }
+};
 
 // ---- BF16 by tensor cores ---------------------------------------------------------------------------------------------------
 // A warp multiplies 16 rows of the weight by up to 8 rows of x in one mma step; the block's warps take stretches along K in turn and
@@ -99,37 +131,37 @@ template <class T> __device__ inline void finish(const Job& job, int64_t row, in
 template <class W> struct Piece;  // of a row of the weight: kCount elements as pairs of BF16
 
 template <> struct Piece<Bf16> {
-  static constexpr int kCount = 16;
+  static constexpr int kCount = 16, kAhead = 3;
   uint4 words[2];
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     const uint4* from = reinterpret_cast<const uint4*>(static_cast<const Bf16*>(job.weight) + row * job.in + k);
     words[0] = __ldcs(from);
     words[1] = __ldcs(from + 1);
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(to + 4 * i) = words[i];
   }
 };
 template <> struct Piece<F16> {
-  static constexpr int kCount = 16;
+  static constexpr int kCount = 16, kAhead = 3;
   Packed<F16, 16> words;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     words = cuda::load<16, Use::Once>(static_cast<const F16*>(job.weight) + row * job.in + k);
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
     const Lanes<16> v = unpack(words);
 #pragma unroll
     for (int i = 0; i < 8; ++i) to[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
   }
 };
 template <> struct Piece<float> {
-  static constexpr int kCount = 16;
+  static constexpr int kCount = 16, kAhead = 2;
   Packed<float, 16> words;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     words = cuda::load<16, Use::Once>(static_cast<const float*>(job.weight) + row * job.in + k);
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
     const Lanes<16> v = unpack(words);
 #pragma unroll
     for (int i = 0; i < 8; ++i) to[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
@@ -137,15 +169,12 @@ template <> struct Piece<float> {
 };
 struct Nf4Codes {};
 template <> struct Piece<Nf4Codes> {  // half a block
-  static constexpr int kCount = 32;
+  static constexpr int kCount = 32, kAhead = 2;
   uint4 words;
-  float scale;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
-    const int64_t at = row * job.in + k;
-    words = __ldcs(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(job.weight) + at / 2));
-    scale = nf4_scale(job.nf4, at / kNf4Block);
+    words = __ldcs(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(job.weight) + (row * job.in + k) / 2));
   }
-  __device__ void pairs(uint32_t (&to)[kCount / 2]) const {
+  __device__ void pairs(uint32_t (&to)[kCount / 2], float scale) const {
     const Nf4Bf16Values values(scale);
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
@@ -158,54 +187,203 @@ template <> struct Piece<Nf4Codes> {  // half a block
   }
 };
 
-template <class W> __global__ void __launch_bounds__(kThreads) gemv_mma(Job job) {
+template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W, Nf4Codes> ? 3 : 2) gemv_mma(Job job) {
   using Of = Piece<W>;
-  constexpr int kCount = Of::kCount, kStep = 4 * kCount, kAhead = 2;
-  __shared__ float sums[kWarps][16][kRows];
+  constexpr bool kIsNf4 = std::is_same_v<W, Nf4Codes>;
+  constexpr int kCount = Of::kCount, kStep = 4 * kCount, kAhead = Of::kAhead;
+  extern __shared__ float scales[];  // of NF4: of the block's rows
+  __shared__ float sums[kWarps][kGemvColumns][kRows];
+  __shared__ Held held;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
-  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * 16;
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
   const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
+  const int blocks = static_cast<int>(job.in / kNf4Block);  // of a row
   const Bf16* x = static_cast<const Bf16*>(job.x) + g * job.in;
   float acc[4] = {};
-  const int64_t stride = kWarps * kStep, mine = warp * kStep + t * kCount;
-  for (int64_t k0 = mine; k0 < job.in; k0 += kAhead * stride) {
-    Of piece[kAhead][2];
-    uint4 factor[kAhead][kCount / 8];
+  const int in = static_cast<int>(job.in), stride = kWarps * kStep;
+  Of piece[kAhead][2];
+  const auto fetch = [&](int k0) {
+#pragma unroll
+    for (int s = 0; s < kAhead; ++s)
+      if (const int k = k0 + s * stride; k < in) {
+        piece[s][0].load(job, low, k);
+        piece[s][1].load(job, high, k);
+      }
+  };
+  int k0 = warp * kStep + t * kCount;
+  fetch(k0);
+  held.fetch_b(job, row0);
+  if constexpr (kIsNf4) {  // while the codes are on their way
+    const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns})) * blocks;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < count; i += kThreads) scales[i] = nf4_scale(job.nf4, row0 * blocks + i);
+    __syncthreads();
+  }
+  const float* low_scales = scales + (low - row0) * blocks;
+  const float* high_scales = scales + (high - row0) * blocks;
+  while (true) {
 #pragma unroll
     for (int s = 0; s < kAhead; ++s) {
-      const int64_t k = k0 + s * stride;
-      if (k >= job.in) break;
-      piece[s][0].load(job, low, k);
-      piece[s][1].load(job, high, k);
+      const int k = k0 + s * stride;
+      if (k >= in) break;  // the same for the whole warp
+      uint4 factor[kCount / 8];
 #pragma unroll
       for (int i = 0; i < kCount / 8; ++i)
-        factor[s][i] = g < job.n ? __ldg(reinterpret_cast<const uint4*>(x + k) + i) : make_uint4(0, 0, 0, 0);
-    }
-#pragma unroll
-    for (int s = 0; s < kAhead; ++s) {
-      if (k0 + s * stride >= job.in) break;
+        factor[i] = g < job.n ? __ldg(reinterpret_cast<const uint4*>(x + k) + i) : make_uint4(0, 0, 0, 0);
       uint32_t a[2][kCount / 2];
-      piece[s][0].pairs(a[0]);
-      piece[s][1].pairs(a[1]);
-      const uint32_t* of = reinterpret_cast<const uint32_t*>(factor[s]);
+      piece[s][0].pairs(a[0], kIsNf4 ? low_scales[k / static_cast<int>(kNf4Block)] : 0.0f);
+      piece[s][1].pairs(a[1], kIsNf4 ? high_scales[k / static_cast<int>(kNf4Block)] : 0.0f);
+      const uint32_t* of = reinterpret_cast<const uint32_t*>(factor);
 #pragma unroll
       for (int i = 0; i < kCount / 2; i += 2) {
         const uint32_t rows[4] = {a[0][i], a[1][i], a[0][i + 1], a[1][i + 1]};
         mma_bf16(acc, rows, of[i], of[i + 1]);
       }
     }
+    k0 += kAhead * stride;
+    if (k0 - t * kCount >= in) break;
+    fetch(k0);
   }
 #pragma unroll
   for (int c = 0; c < 4; ++c) sums[warp][g + 8 * (c / 2)][2 * t + c % 2] = acc[c];
-  __syncthreads();
-  wait_for_previous();
-  if (threadIdx.x >= 16 * kRows) return;
-  const int column = threadIdx.x % 16, row = threadIdx.x / 16;
-  if (row >= job.n || row0 + column >= job.out) return;
-  float sum = 0;
+  held.finish_all(job, row0, [&](int row, int column) {
+    float sum = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
-  finish<Bf16>(job, row, row0 + column, sum);
+    for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
+    return sum;
+  });
+}
+
+// ---- NF4 by tensor cores, at the speed of memory ----------------------------------------------------------------------------
+// What bounds the kernel above is making values of codes. Here a byte of codes is looked up as a pair of F16 in a table that has a copy
+// for every bank, and a block's scale meets the block's sum: the codes are right to 12 bits and the products with their scales are not
+// rounded, which is nearer to the exact sum than factors rounded to BF16 are. x becomes F16 too, times a power of two for each row
+// that puts its greatest value near the top of the range: elements below 2^-39 of it are lost.
+
+constexpr int kTableBytes = 256 * kWarp * 4;
+constexpr int kNf4Ahead = 8;
+constexpr int kPadBytes = 16;    // behind a row of x, so that rows of x do not meet in a bank
+constexpr int kNf4Lane = 16;     // elements of a block that a lane takes
+
+// The factor that puts `highest` between 2^14 and 2^15.
+__device__ inline float factor_for(float highest) {
+  const int exponent = static_cast<int>(__float_as_uint(highest) >> 23 & 255);
+  return __uint_as_float(static_cast<uint32_t>(min(254, 127 + 14 + 127 - exponent)) << 23);
+}
+
+__global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
+  static_assert(kThreads == 256 && kNf4Block == 4 * kNf4Lane);
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ float sums[kWarps][kGemvColumns][kRows], highest_of[kRows][kWarps];
+  __shared__ Held held;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
+  const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
+  const int n = static_cast<int>(job.n), in = static_cast<int>(job.in), blocks = in / static_cast<int>(kNf4Block);
+  const int row_bytes = in * 2 + kPadBytes;
+  unsigned char* rows = shared + kTableBytes;
+  float* scales = reinterpret_cast<float*>(rows + n * row_bytes);
+
+  // A warp takes pairs of neighbouring blocks: 64 bytes of a row.
+  const auto block_of = [&](int step) { return warp * 2 + step % 2 + step / 2 * (2 * kWarps); };
+  const uint8_t* low_codes = static_cast<const uint8_t*>(job.weight) + (low * in + t * kNf4Lane) / 2;
+  const uint8_t* high_codes = static_cast<const uint8_t*>(job.weight) + (high * in + t * kNf4Lane) / 2;
+  uint2 piece[kNf4Ahead][2];
+  const auto fetch = [&](int step0) {
+#pragma unroll
+    for (int s = 0; s < kNf4Ahead; ++s)
+      if (const int block = block_of(step0 + s); block < blocks) {
+        piece[s][0] = __ldcs(reinterpret_cast<const uint2*>(low_codes + block * (kNf4Block / 2)));
+        piece[s][1] = __ldcs(reinterpret_cast<const uint2*>(high_codes + block * (kNf4Block / 2)));
+      }
+  };
+  fetch(0);
+
+  // While the codes are on their way: the table, the scales, the adapter's factor, and x.
+  held.fetch_b(job, row0);
+  {
+    const __half2 pair = __floats2half2_rn(kNf4Code[threadIdx.x / 16], kNf4Code[threadIdx.x % 16]);
+    const uint32_t word = *reinterpret_cast<const uint32_t*>(&pair);
+#pragma unroll
+    for (int i = 0; i < 8; ++i)  // of 16 bytes; neighbouring threads begin at different ones
+      reinterpret_cast<uint4*>(shared)[threadIdx.x * 8 + (i + threadIdx.x) % 8] = make_uint4(word, word, word, word);
+  }
+  const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns})) * blocks;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < count; i += kThreads) scales[i] = nf4_scale(job.nf4, row0 * blocks + i);
+  const Bf16* x = static_cast<const Bf16*>(job.x);
+  for (int i = 0; i < n; ++i) {
+    float highest = 0;
+    for (int j = threadIdx.x * 8; j < in; j += kThreads * 8) {
+      const Lanes<8> v = load_lanes<8>(x + static_cast<int64_t>(i) * in + j);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) highest = fmaxf(highest, fabsf(v[e]));
+    }
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, offset));
+    if (lane == 0) highest_of[i][warp] = highest;
+  }
+  __syncthreads();
+  const auto factor_of = [&](int row) {
+    float highest = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, highest_of[row][w]);
+    return factor_for(highest);
+  };
+  for (int i = 0; i < n; ++i) {
+    const float factor = factor_of(i);
+    for (int j = threadIdx.x * 8; j < in; j += kThreads * 8) {
+      Lanes<8> v = load_lanes<8>(x + static_cast<int64_t>(i) * in + j);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] *= factor;
+      store_lanes(reinterpret_cast<F16*>(rows + i * row_bytes) + j, v);
+    }
+  }
+  __syncthreads();
+
+  float acc[4] = {};
+  const unsigned char* factors = rows + g * row_bytes + t * kNf4Lane * 2;
+  const uint32_t own = lane * 4;
+  const auto look_up = [&](uint32_t byte_times_128) {
+    return *reinterpret_cast<const uint32_t*>(shared + ((byte_times_128 & 0x7f80u) | own));
+  };
+  for (int step0 = 0; block_of(step0) < blocks; step0 += kNf4Ahead) {
+    if (step0 > 0) fetch(step0);
+#pragma unroll
+    for (int s = 0; s < kNf4Ahead; ++s) {
+      const int block = block_of(step0 + s);
+      if (block >= blocks) break;  // the same for the whole warp
+      uint4 factor[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+      if (g < n) {
+        const uint4* from = reinterpret_cast<const uint4*>(factors + block * (kNf4Block * 2));
+        factor[0] = from[0];
+        factor[1] = from[1];
+      }
+      float part[4] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t a = half ? piece[s][0].y : piece[s][0].x, b = half ? piece[s][1].y : piece[s][1].x;
+        const uint32_t first[4] = {look_up(a << 7), look_up(b << 7), look_up(a >> 1), look_up(b >> 1)};
+        const uint32_t second[4] = {look_up(a >> 9), look_up(b >> 9), look_up(a >> 17), look_up(b >> 17)};
+        mma_f16(part, first, factor[half].x, factor[half].y);
+        mma_f16(part, second, factor[half].z, factor[half].w);
+      }
+      const float low_scale = scales[static_cast<int>(low - row0) * blocks + block];
+      const float high_scale = scales[static_cast<int>(high - row0) * blocks + block];
+      acc[0] = fmaf(part[0], low_scale, acc[0]);
+      acc[1] = fmaf(part[1], low_scale, acc[1]);
+      acc[2] = fmaf(part[2], high_scale, acc[2]);
+      acc[3] = fmaf(part[3], high_scale, acc[3]);
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < 4; ++c) sums[warp][g + 8 * (c / 2)][2 * t + c % 2] = acc[c];
+  held.finish_all(job, row0, [&](int row, int column) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += sums[w][column][row];
+    return sum / factor_of(row);
+  });
 }
 
 // ---- any dtype and shape by FMAs: a warp a column of y ------------------------------------------------------------------------
@@ -254,10 +432,12 @@ template <class T, class W> __global__ void __launch_bounds__(kThreads) gemv_fma
 using Kernel = void (*)(Job);
 
 template <class T> Kernel fma_for(DType weight) {
-  return weight == DType::NF4 ? gemv_fma<T, Nf4Codes> : weight == DType::F32 ? gemv_fma<T, float> : weight == DType::BF16 ? gemv_fma<T, Bf16> : gemv_fma<T, F16>;
+  if (weight == DType::NF4) return gemv_fma<T, Nf4Codes>;
+  return weight == DType::F32 ? gemv_fma<T, float> : weight == DType::BF16 ? gemv_fma<T, Bf16> : gemv_fma<T, F16>;
 }
 Kernel mma_for(DType weight) {
-  return weight == DType::NF4 ? gemv_mma<Nf4Codes> : weight == DType::F32 ? gemv_mma<float> : weight == DType::BF16 ? gemv_mma<Bf16> : gemv_mma<F16>;
+  if (weight == DType::NF4) return gemv_mma<Nf4Codes>;
+  return weight == DType::F32 ? gemv_mma<float> : weight == DType::BF16 ? gemv_mma<Bf16> : gemv_mma<F16>;
 }
 
 template <class T> void launch_down(const OpCall& call, const Job& job) {
@@ -272,19 +452,32 @@ template <class T> void launch_down(const OpCall& call, const Job& job) {
 
 void linear_gemv(const OpCall& call, const Gemv& g) {
   if (g.n == 0) return;
-  const Job job{g.n, g.in, g.out, g.rank, g.x, g.weight->data, g.weight->nf4, g.bias, g.bias_dtype == DType::BF16, g.a, g.b, g.scale, g.dropout, g.u, g.y};
+  const Job job{g.n, g.in, g.out, g.rank, g.x, g.weight->data, g.weight->nf4, g.bias, g.bias_dtype == DType::BF16,
+                g.a, g.b, g.scale, g.dropout, g.u, g.y};
   const bool bf16 = g.dtype == DType::BF16;
   if (g.rank > 0) {
     if (bf16) launch_down<Bf16>(call, job);
     else launch_down<float>(call, job);
   }
   if (g.out == 0) return;
-  const int64_t step = g.weight->dtype == DType::NF4 ? 128 : 64;  // a warp's along K
-  const bool mma = bf16 && device().capability() >= 80 && g.in % step == 0 && all_aligned(16, g.x, job.weight);
-  const Kernel kernel = mma ? mma_for(g.weight->dtype) : bf16 ? fma_for<Bf16>(g.weight->dtype) : fma_for<float>(g.weight->dtype);
+  const bool is_nf4 = g.weight->dtype == DType::NF4;
+  const int64_t step = is_nf4 ? 4 * Piece<Nf4Codes>::kCount : 4 * Piece<Bf16>::kCount;
+  const int64_t scale_bytes = is_nf4 ? kGemvColumns * g.in / kNf4Block * 4 : 0;
+  const int64_t nf4_bytes = kTableBytes + g.n * (2 * g.in + kPadBytes) + scale_bytes;
+  constexpr int64_t kMostScales = 38 << 10;  // bytes, beside what is static in 48 KiB
+  // Two blocks on a multiprocessor where it has as much, beside what is static.
+  const int64_t most_nf4 = std::min<int64_t>(static_cast<int64_t>(device().shared_bytes), 112 << 10) - (8 << 10);
+  const bool tensor_cores = bf16 && device().capability() >= 80 && g.in > 0 && g.in < INT32_MAX / 4 && all_aligned(16, g.x, job.weight);
+  const bool looks_up = tensor_cores && is_nf4 && g.in % kNf4Block == 0 && nf4_bytes <= most_nf4;
+  const bool mma = tensor_cores && !looks_up && g.in % step == 0 && scale_bytes <= kMostScales;
+  const Kernel plain = bf16 ? fma_for<Bf16>(g.weight->dtype) : fma_for<float>(g.weight->dtype);
+  const Kernel kernel = looks_up ? gemv_nf4 : mma ? mma_for(g.weight->dtype) : plain;
+  const int64_t shared = looks_up ? nf4_bytes : mma ? scale_bytes : 0;
+  if (looks_up) allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(most_nf4));
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, mma ? 16 : kWarps)));
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps)));
   config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream_of(call);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

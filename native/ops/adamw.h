@@ -16,4 +16,5 @@
 #include "declare.h"
 
 VLTUNE_OP(grad_norm)
+VLTUNE_OP_WORKSPACE(grad_norm)
 VLTUNE_OP(adamw)

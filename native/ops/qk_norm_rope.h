@@ -9,7 +9,7 @@
 //                        per head: z = weight * x * rstd (or x); y[j] = z[j]*cos[j] - z[j+h/2]*sin[j];
 //                        y[j+h/2] = z[j+h/2]*cos[j] + z[j]*sin[j]   (rotate_half)
 //   qk_norm_rope_backward  in: dy D[n,H*h], x D[n,H*h], weight[h]?, rstd F32[n,H]?, cos, sin
-//                        out: dx D[n,H*h] (may be dy's memory), dweight F32[h]? (accumulates; by t, then head, within fixed ranges of rows, then the ranges in order)
+//                        out: dx D[n,H*h] (may be dy's memory), dweight F32[h]? (accumulates; in a fixed order within fixed ranges of rows, then the ranges in order)
 // attrs: head_dim, eps. Arithmetic in F32.
 #pragma once
 #include "declare.h"

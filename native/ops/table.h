@@ -28,5 +28,5 @@
   OP(nf4_quantize_absmax)             \
   OP(nf4_dequantize)                  \
   OP(dynamic_map)                     \
-  OP(grad_norm)                       \
+  OP_WS(grad_norm)                    \
   OP(adamw)

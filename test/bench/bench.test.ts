@@ -3,6 +3,7 @@ import { type BenchResult, benchName, runBenches, withThreads } from '../../lib/
 import { type Batch, compare, quantile, type Timed, timing } from '../../lib/bench/harness.js';
 import { allBenches } from '../../lib/bench/ops/index.js';
 import { Recorder } from '../../lib/bench/recorder.js';
+import { SCOPES } from '../../lib/bench/shapes.js';
 import { addon } from '../../lib/native.js';
 
 /** Takes `milliseconds` a call, and notes its name at each run. */
@@ -43,9 +44,9 @@ test.serial('quantiles lie between neighbours by proportion', (t) => {
 });
 
 test.serial('benchmarks have names of their own', (t) => {
-  const names = allBenches().map(benchName);
+  const names = allBenches(SCOPES.cpu).map(benchName);
   t.is(new Set(names).size, names.length);
-  const kernels = new Set(allBenches().map(({ kernel }) => kernel.split(' ')[0]));
+  const kernels = new Set(allBenches(SCOPES.cpu).map(({ kernel }) => kernel.split(' ')[0]));
   const untimed = [
     'copy',
     'fill',
@@ -61,7 +62,7 @@ test.serial('benchmarks have names of their own', (t) => {
 
 test.serial('every benchmark of the small shape runs, and leaves no memory behind', async (t) => {
   const before = addon().memory().current;
-  for (const bench of allBenches()) {
+  for (const bench of allBenches(SCOPES.cpu)) {
     if (/2048x6144|6144x2048|^2048x|x128$|512x2048$|512x6144$|16Mi/.test(bench.shape)) continue;
     const recorder = new Recorder();
     bench.build(recorder);
@@ -74,7 +75,7 @@ test.serial('every benchmark of the small shape runs, and leaves no memory behin
 });
 
 test.serial('a result tells rate, baseline and ratio', async (t) => {
-  const bench = allBenches().find((b) => benchName(b) === 'add 512x768 f32')!;
+  const bench = allBenches(SCOPES.cpu).find((b) => benchName(b) === 'add 512x768 f32')!;
   const results: BenchResult[] = [];
   for await (const each of runBenches([bench], 0.01)) results.push(each);
   const [result] = results;
@@ -85,7 +86,7 @@ test.serial('a result tells rate, baseline and ratio', async (t) => {
 });
 
 test.serial('an aborted benchmark stops with ERR_CANCELLED', async (t) => {
-  const bench = allBenches().find((b) => benchName(b) === 'add 512x768 f32')!;
+  const bench = allBenches(SCOPES.cpu).find((b) => benchName(b) === 'add 512x768 f32')!;
   const error = await t.throwsAsync(async () => {
     for await (const _ of runBenches([bench], 60, AbortSignal.timeout(50)));
   });

@@ -6,138 +6,18 @@ import { join } from 'node:path';
 
 import test from 'ava';
 
-import { adaptersOf } from '../../lib/models/adapters.js';
-import { FrozenWeights } from '../../lib/models/frozen_weights.js';
-import { ModelFolder } from '../../lib/models/model_folder.js';
-import { loraName, Trainables } from '../../lib/models/trainables.js';
-import { OptimizerLayout } from '../../lib/train/optimizer.js';
-import { type MicroBatch, TrainingStep } from '../../lib/train/training_step.js';
-import { readAdapter } from '../../lib/weights/lora.js';
 import {
-  distance,
-  type EncodedRow,
-  FIXTURES,
-  MODEL,
-  PARITY,
-  readFloats,
-  readJson,
-  relative,
-  rowsOf,
-  type Trace,
-  type TraceOptions,
-} from './fixtures.js';
-
-const GRADIENT_BOUND = 1e-4;
-const LOSS_BOUND = 1e-5;
-const BF16_FACTOR = 1.25;
-const MAX_TOKENS = 4096;
-
-/** Rows side by side, as the trainer lays them. */
-function microBatch(rows: readonly EncodedRow[]): MicroBatch {
-  const ids = rows.flatMap((row) => row.ids);
-  const bounds = [0];
-  const positions: number[] = [];
-  const targets: number[] = [];
-  for (const row of rows) {
-    bounds.push(bounds.at(-1)! + row.ids.length);
-    for (const i of row.ids.keys()) {
-      const next = i + 1;
-      positions.push(i);
-      targets.push(row.targets.some(([first, end]) => first <= next && next < end) ? row.ids[next]! : -100);
-    }
-  }
-  return {
-    ids: Int32Array.from(ids),
-    targets: Int32Array.from(targets),
-    positions: Int32Array.from([...positions, ...positions, ...positions]),
-    bounds: Int32Array.from(bounds),
-  };
-}
-
-function targetsOf(rows: readonly EncodedRow[]): number {
-  return rows.reduce((sum, row) => sum + row.targets.reduce((spans, [first, end]) => spans + end - first, 0), 0);
-}
-
-interface Pass {
-  readonly loss: number;
-  readonly gradNorm: number;
-  /** By the names PEFT or the checkpoint gives them. */
-  readonly gradients: ReadonlyMap<string, Float32Array>;
-}
-
-/** What a test may vary beyond a trace's own options. */
-interface Variation {
-  /** All rows of the update in one packed micro-batch. */
-  readonly packed?: boolean;
-  readonly gradientCheckpointing?: boolean;
-}
-
-/** Opens the model as a trace says and runs `use` on its training step. */
-async function withStep<T>(
-  options: TraceOptions,
-  variation: Variation,
-  use: (step: TrainingStep, trainables: Trainables) => Promise<T>,
-): Promise<T> {
-  const model = options.model === undefined ? MODEL : join(FIXTURES, options.model);
-  const folder = await ModelFolder.open(model);
-  const adapter = options.adapter === undefined ? undefined : await readAdapter(join(PARITY, options.adapter));
-  const trainables = adapter ? adaptersOf(folder.spec, adapter, 0) : Trainables.full(folder.spec);
-  const dtype = options.dtype === 'bfloat16' ? 'bf16' : 'f32';
-  const skip = (name: string) => trainables.layout.get(name) !== undefined;
-  const frozen = new FrozenWeights(folder, { device: 'cpu', dtype, loadIn4bit: options.loadIn4bit, doubleQuant: true, skip });
-  const step = new TrainingStep(folder.spec, frozen, trainables, new OptimizerLayout(trainables.layout, options.optim), {
-    dtype,
-    device: 'cpu',
-    maxTokens: MAX_TOKENS,
-    maxSequences: 32,
-    maxGradNorm: 1,
-    gradientCheckpointing: variation.gradientCheckpointing ?? false,
-  });
-  try {
-    await frozen.load();
-    step.allocate();
-    if (adapter) {
-      for (const [module, { a, b }] of adapter.tensors) {
-        step.writeParameter(loraName(module, 'A'), a);
-        step.writeParameter(loraName(module, 'B'), b);
-      }
-    } else {
-      for (const [name, values] of await readFloats(join(model, 'model.safetensors')))
-        if (skip(name)) step.writeParameter(name, values);
-    }
-    return await use(step, trainables);
-  } finally {
-    step.release();
-    frozen.release();
-    folder.close();
-  }
-}
-
-/** The first update of a trace: gradients before the clip, then loss and norm as the update reports them. */
-function firstUpdate(
-  trace: Pick<Trace, 'options' | 'tokens'>,
-  batches: readonly (readonly number[])[],
-  variation: Variation = {},
-): Promise<Pass> {
-  const { options } = trace;
-  const rows = rowsOf(trace);
-  const groups = (variation.packed ? [batches.flat()] : batches).map((batch) => batch.map((row) => rows[row]!));
-  const total = targetsOf(groups.flat());
-  return withStep(options, variation, async (step, trainables) => {
-    for (const group of groups) {
-      const scale = options.lossAverage === 'tokens' ? 1 / total : 1 / (targetsOf(group) * groups.length);
-      await step.microStep(microBatch(group), scale, [0, 0]);
-    }
-    const gradients = new Map(
-      trainables.layout.parameters.map(({ name }) => [
-        options.adapter ? `base_model.model.${name}` : name,
-        step.readGradient(name),
-      ]),
-    );
-    const hyper = { learningRate: 0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, step: 1 };
-    return { ...(await step.update(hyper)), gradients };
-  });
-}
+  checkBf16Gradients,
+  checkBf16Losses,
+  checkFirstUpdate,
+  firstUpdate,
+  GRADIENT_BOUND,
+  LOSS_BOUND,
+  microBatch,
+  targetsOf,
+  withStep,
+} from './first_update.js';
+import { distance, PARITY, readFloats, readJson, relative, rowsOf, type Trace, type TraceOptions } from './fixtures.js';
 
 test('temporal, height and width positions turn the parts of a head that are theirs in transformers', async (t) => {
   const { options, row, positions, loss } = readJson<{ options: TraceOptions; row: number; positions: number[][]; loss: number }>(
@@ -172,21 +52,7 @@ const TRACES = [
 ];
 
 for (const name of TRACES) {
-  test(`loss and gradients of the first update of ${name} are those of transformers and PEFT`, async (t) => {
-    const trace = readJson<Trace>(`${name}.json`);
-    const { steps } = trace;
-    const expected = await readFloats(join(PARITY, `${name}.gradients.safetensors`));
-    const pass = await firstUpdate(trace, steps[0]!.rows);
-    t.true(relative(pass.loss, steps[0]!.loss) < LOSS_BOUND, `loss ${pass.loss}, expected ${steps[0]!.loss}`);
-    t.true(
-      relative(pass.gradNorm, steps[0]!.grad_norm) < GRADIENT_BOUND,
-      `norm ${pass.gradNorm}, expected ${steps[0]!.grad_norm}`,
-    );
-    for (const [tensor, gradient] of expected) {
-      const apart = distance(pass.gradients.get(tensor)!, gradient);
-      t.true(apart < GRADIENT_BOUND, `${tensor}: ${apart.toExponential(2)} of its norm apart`);
-    }
-  });
+  test(`loss and gradients of the first update of ${name} are those of transformers and PEFT`, (t) => checkFirstUpdate(t, name));
 }
 
 test('rows packed into one batch have the gradients of padded batches: no row sees another', async (t) => {
@@ -212,52 +78,6 @@ for (const name of ['lora-chat', 'lora-long', 'full']) {
   });
 }
 
-interface Bf16Reference {
-  readonly options: TraceOptions;
-  readonly rows: readonly (readonly number[])[];
-  /** Mean loss of each row in F32 over the bf16 weights. */
-  readonly row_losses: readonly number[];
-  readonly reference_errors: Readonly<
-    Record<'bf16_model' | 'autocast', { loss_rms: number; gradient: number; gradient_of_each: Record<string, number> }>
-  >;
-}
+test('in bf16, losses are no further from F32 than 1.25 times those of transformers', (t) => checkBf16Losses(t, 'cpu'));
 
-test('in bf16, losses are no further from F32 than 1.25 times those of transformers', async (t) => {
-  const { options, row_losses, reference_errors } = readJson<Bf16Reference>('lora-bf16.json');
-  const rows = rowsOf({ options });
-  const squares = await withStep(options, {}, async (step) => {
-    let sum = 0;
-    for (const [i, row] of rows.entries())
-      sum += ((await step.evaluate(microBatch([row]), 1 / targetsOf([row]))) - row_losses[i]!) ** 2;
-    return sum;
-  });
-  const rms = Math.sqrt(squares / rows.length);
-  const reference = Math.min(reference_errors.bf16_model.loss_rms, reference_errors.autocast.loss_rms);
-  t.log(`rms error of the loss ${rms.toExponential(2)}, transformers ${reference.toExponential(2)}`);
-  t.true(rms <= BF16_FACTOR * reference, `rms error ${rms}, transformers has ${reference}`);
-});
-
-test('in bf16, gradients are no further from F32 than 1.25 times those of transformers', async (t) => {
-  const { options, rows, reference_errors } = readJson<Bf16Reference>('lora-bf16.json');
-  const exact = await readFloats(join(PARITY, 'lora-bf16.gradients.safetensors'));
-  const { gradients } = await firstUpdate({ options }, rows);
-  const { bf16_model, autocast } = reference_errors;
-  let error = 0;
-  let norm = 0;
-  for (const [tensor, truth] of exact) {
-    const apart = distance(gradients.get(tensor)!, truth);
-    const squared = truth.reduce((sum, value) => sum + value ** 2, 0);
-    error += apart ** 2 * squared;
-    norm += squared;
-    // One tensor's rounding is a draw of luck: the larger of the two ways is its measure, the whole is held to the smaller.
-    const reference = Math.max(bf16_model.gradient_of_each[tensor]!, autocast.gradient_of_each[tensor]!);
-    t.true(
-      apart <= BF16_FACTOR * reference,
-      `${tensor}: ${apart.toExponential(2)} of its norm apart, transformers ${reference.toExponential(2)}`,
-    );
-  }
-  const whole = Math.sqrt(error / norm);
-  const reference = Math.min(bf16_model.gradient, autocast.gradient);
-  t.log(`error of the whole gradient ${whole.toExponential(2)}, transformers ${reference.toExponential(2)}`);
-  t.true(whole <= BF16_FACTOR * reference, `the whole gradient is ${whole} apart, transformers ${reference}`);
-});
+test('in bf16, gradients are no further from F32 than 1.25 times those of transformers', (t) => checkBf16Gradients(t, 'cpu'));

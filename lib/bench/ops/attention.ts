@@ -2,7 +2,9 @@
 import { type AttentionOptions, attention, attentionAttrs, attentionBackward, attentionCached } from '../../ops/attention.js';
 import { type Bench, FLOATS, type Float } from '../bench.js';
 import type { Recorder } from '../recorder.js';
-import { BYTES, MODELS, type ModelShape, TOKENS } from '../shapes.js';
+import { BYTES, type ModelShape, SCOPES, type Scope } from '../shapes.js';
+
+const TOKENS = SCOPES.cpu.tokens;
 
 /** Lengths from 20 to 60 that fill a pack. */
 const SHORT = [23, 57, 31, 44, 20, 60, 38, 27, 52, 41, 35, 49, 35];
@@ -45,10 +47,10 @@ function operands(b: Recorder, model: ModelShape, dtype: Float, lengths: readonl
   };
 }
 
-export function attentionBenches(tokens: number): Bench[] {
-  const packs = tokens > TOKENS ? cudaPacks(tokens) : ATTENTION_PACKS;
+export function attentionBenches({ device, tokens, models }: Scope): Bench[] {
+  const packs = device === 'cuda' ? cudaPacks(tokens) : ATTENTION_PACKS;
   return FLOATS.flatMap((dtype) =>
-    MODELS.flatMap((model): Bench[] => {
+    models.flatMap((model): Bench[] => {
       const { heads, kvHeads, headDim } = model;
       const cacheBytes = 2 * (CACHE + 1) * kvHeads * headDim * BYTES[dtype];
       return [

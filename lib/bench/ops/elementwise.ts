@@ -6,7 +6,7 @@ import { rmsNorm, rmsNormBackward } from '../../ops/rms_norm.js';
 import { swiglu, swigluBackward } from '../../ops/swiglu.js';
 import { type Bench, FLOATS, type Float } from '../bench.js';
 import type { Recorder } from '../recorder.js';
-import { BYTES, MODELS, type ModelShape } from '../shapes.js';
+import { BYTES, type ModelShape, type Scope } from '../shapes.js';
 
 const EPS = 1e-6;
 
@@ -116,9 +116,9 @@ function movers(model: ModelShape, dtype: Float, tokens: number): Mover[] {
   ];
 }
 
-export function elementwiseBenches(tokens: number): Bench[] {
+export function elementwiseBenches({ tokens, models }: Scope): Bench[] {
   return FLOATS.flatMap((dtype) =>
-    MODELS.flatMap((model) =>
+    models.flatMap((model) =>
       movers(model, dtype, tokens).map(({ bytes, ...mover }): Bench => ({ ...mover, dtype, work: { bytes }, baseline: 'copy' })),
     ),
   );

@@ -1,6 +1,6 @@
 /** Every benchmark of `vltune bench`, one definition a family of ops. */
 import type { Bench } from '../bench.js';
-import { TOKENS } from '../shapes.js';
+import type { Scope } from '../shapes.js';
 import { adamwBenches } from './adamw.js';
 import { attentionBenches } from './attention.js';
 import { elementwiseBenches } from './elementwise.js';
@@ -8,14 +8,13 @@ import { linearBenches } from './linear.js';
 import { lossBenches } from './loss.js';
 import { nf4Benches } from './nf4.js';
 
-/** `tokens`: of a micro-batch. */
-export function allBenches(tokens: number = TOKENS): Bench[] {
+export function allBenches(scope: Scope): Bench[] {
   return [
-    ...linearBenches(tokens),
-    ...attentionBenches(tokens),
-    ...lossBenches(tokens),
-    ...nf4Benches(),
-    ...elementwiseBenches(tokens),
-    ...adamwBenches(),
+    ...linearBenches(scope),
+    ...attentionBenches(scope),
+    ...lossBenches(scope),
+    ...nf4Benches(scope),
+    ...elementwiseBenches(scope),
+    ...adamwBenches(scope),
   ];
 }

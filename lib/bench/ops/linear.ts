@@ -4,7 +4,7 @@ import { nf4Quantize, nf4QuantizeAbsmax } from '../../ops/nf4.js';
 import { Tensor } from '../../ops/tensor.js';
 import { type Bench, FLOATS, type Float } from '../bench.js';
 import type { Recorder } from '../recorder.js';
-import { MODELS } from '../shapes.js';
+import type { Scope } from '../shapes.js';
 
 const RANK = 16;
 const NO_GRADIENTS = { dweight: null, dbias: null, da: null, db: null };
@@ -64,9 +64,9 @@ export function productBench(dtype: Float, rows: number, width: number, out: num
   };
 }
 
-export function linearBenches(tokens: number): Bench[] {
+export function linearBenches({ tokens, models }: Scope): Bench[] {
   return FLOATS.flatMap((dtype) =>
-    MODELS.flatMap(({ hidden: width, intermediate: out }) => {
+    models.flatMap(({ hidden: width, intermediate: out }) => {
       const shape = `${tokens}x${width}x${out}`;
       const product = 2 * tokens * width * out;
       const adapter = 2 * tokens * RANK * (width + out);

@@ -2,12 +2,12 @@
 import { NF4_BLOCK, nf4Dequantize, nf4Quantize } from '../../ops/nf4.js';
 import { Tensor } from '../../ops/tensor.js';
 import { type Bench, FLOATS } from '../bench.js';
-import { BYTES, MODELS } from '../shapes.js';
+import { BYTES, type Scope } from '../shapes.js';
 import { nf4Weight } from './linear.js';
 
-export function nf4Benches(): Bench[] {
+export function nf4Benches({ models }: Scope): Bench[] {
   return FLOATS.flatMap((dtype) =>
-    MODELS.flatMap(({ hidden, intermediate }): Bench[] => {
+    models.flatMap(({ hidden, intermediate }): Bench[] => {
       const numel = hidden * intermediate;
       const shape = `${intermediate}x${hidden}`;
       const plain = numel / 2 + (numel / NF4_BLOCK) * 4;

@@ -1,8 +1,9 @@
-// Attention backward by mma.sync. Two kernels that both make the weights again from the stored lse, so that every sum is one block's own, in
-// its order: seven products instead of five, but no atomics, no sums in device memory and the same bits in every run.
-//   key_gradients    a block passes over the queries of all heads of its group. Scores are computed transposed, keys by queries: P^T and dS^T
-//                    are then the left operand of dV and dK where they are, in registers. Two warps share 32 keys: one makes P and sums dV, and
-//                    gives P to the other, which makes dS and sums dK. So a warp's tiles are large enough for shared memory to keep up.
+// Attention backward by mma.sync. Two kernels that both make the weights again from the stored lse, so that every sum is one block's own,
+// in its order: seven products instead of five, but no atomics, no sums in device memory and the same bits in every run.
+//   key_gradients    a block passes over the queries of all heads of its group. Scores are computed transposed, keys by queries: P^T and
+//                    dS^T are then the left operand of dV and dK where they are, in registers. Two warps share 32 keys: one makes P and
+//                    sums dV, and gives P to the other, which makes dS and sums dK. So a warp's tiles are large enough for shared memory
+//                    to keep up.
 //   query_gradients  a block takes 128 queries, a warp 32 of them, and passes over the keys, as forward does.
 #include <algorithm>
 #include <initializer_list>
@@ -25,7 +26,8 @@ struct Args {
 
 // ---- dK, dV
 
-constexpr int kWarpKeys = 32, kTall = 2;  // matrices of 16 rows
+// [[maybe_unused]]: only device code of sm_80 and newer names them.
+[[maybe_unused]] constexpr int kWarpKeys = 32, kTall = 2;  // matrices of 16 rows
 constexpr int kPairs = 2;                 // of warps in a block: two blocks on a multiprocessor wait less than one of four
 
 // kQueries of a step. Two stages of q, dO, lse and delta.
@@ -40,9 +42,8 @@ struct KeyShared {
   static constexpr int kBytes = kWeights + kPairs * kPairWeights;
 };
 
-// Named barriers of a pair of warps: one says that it wrote, the other waits for it.
-__device__ inline void pair_arrive(int pair) { asm volatile("bar.arrive %0, 64;\n" ::"r"(pair + 1) : "memory"); }
-__device__ inline void pair_wait(int pair) { asm volatile("bar.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
+// A named barrier of a pair of warps. (The one that wrote need only arrive; it gains nothing, and racecheck does not follow that.)
+[[maybe_unused]] __device__ inline void pair_barrier(int pair) { asm volatile("bar.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
 
 template <int kWidth, int kQueries>
 __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args) {
@@ -125,9 +126,9 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
           weights[(j * kTall + i) * 32] = make_float4(p[i][j][0], p[i][j][1], p[i][j][2], p[i][j][3]);
         }
       }
-      pair_arrive(pair);
+      pair_barrier(pair);
     } else {
-      pair_wait(pair);
+      pair_barrier(pair);
 #pragma unroll
       for (int j = 0; j < kQueries / 8; ++j) {
         const float2 delta = *reinterpret_cast<const float2*>(numbers + stage * Shared::kStage + j * 32);
@@ -145,14 +146,14 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
   }
   const float by = makes_weights ? 1.0f : args.scale, factor[kTall][2] = {{by, by}, {by, by}};
   // The pair's rows of v are read by one warp only, and so are those of k.
-  store_rows<kWidth, kTall>(sum, factor, shared + own_rows, (makes_weights ? args.dv : args.dk) + kv_at + pair * kWarpKeys * kv_stride, kv_stride,
-                            keys - pair * kWarpKeys, h);
+  Bf16* to = (makes_weights ? args.dv : args.dk) + kv_at + pair * kWarpKeys * kv_stride;
+  store_rows<kWidth, kTall>(sum, factor, shared + own_rows, to, kv_stride, keys - pair * kWarpKeys, h);
 #endif
 }
 
 // ---- dQ
 
-constexpr int kQueryThreads = 128, kQueries = 128, kWarpQueries = 32, kStepKeys = 32, kStages = 2;
+[[maybe_unused]] constexpr int kQueryThreads = 128, kQueries = 128, kWarpQueries = 32, kStepKeys = 32, kStages = 2;
 
 template <int kWidth>
 constexpr int query_shared_bytes() {
@@ -199,7 +200,8 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
       lse[i][half] = r < own ? args.lse[from] * kLog2E : 0;
       delta[i][half] = r < own ? args.delta[from] : 0;
     }
-  const uint32_t q_address = left_address<kWidth>(q_tile + Rows::bytes(warp * kWarpQueries)), do_address = q_address + Rows::bytes(kQueries);
+  const uint32_t q_address = left_address<kWidth>(q_tile + Rows::bytes(warp * kWarpQueries));
+  const uint32_t do_address = q_address + Rows::bytes(kQueries);
   const uint32_t right = right_address<kWidth>(stages), left = left_address<kWidth>(stages);
   const int last_key = args.causal ? tile.first + queries : tile.keys;
   const int warp_first = tile.first + warp * kWarpQueries;
@@ -235,13 +237,13 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
     product_nn<kWidth, kTall, kStepKeys / 16>(dq, ds, left + stage_at);
   }
   const float scale[kTall][2] = {{args.scale, args.scale}, {args.scale, args.scale}};
-  store_rows<kWidth, kTall>(dq, scale, shared + Rows::bytes(warp * kWarpQueries), args.dq + at + warp * kWarpQueries * q_stride, q_stride, own,
-                            h);
+  char* rows = shared + Rows::bytes(warp * kWarpQueries);
+  store_rows<kWidth, kTall>(dq, scale, rows, args.dq + at + warp * kWarpQueries * q_stride, q_stride, own, h);
   wait_for_former();  // so that what follows on the stream follows both
 #endif
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 template <int kWidth, int kStepQueries>
 void launch_key_gradients(const Args& args, cudaStream_t stream) {

@@ -203,45 +203,66 @@ __global__ void __launch_bounds__(kThreads) stretch_kernel(const DecodeArgs args
   }
 }
 
-// A block for each query and head.
-template <class D>
-__global__ void __launch_bounds__(kThreads) combine_kernel(const DecodeArgs args) {
-  constexpr int kWide = kMaxHeadDim / 32;
-  __shared__ float shared_sums[kWarps][kMaxHeadDim];
-  __shared__ float shared_total[kWarps];
+// A block for each query and head; a warp takes every kCombineWarps-th stretch, kAtOnce of them at a time.
+constexpr int kCombineWarps = 8, kCombineThreads = kCombineWarps * 32, kAtOnce = 4;
+
+template <class D, int kWide>  // head_dim <= 32 kWide
+__global__ void __launch_bounds__(kCombineThreads) combine_kernel(const DecodeArgs args) {
+  __shared__ float shared_sums[kCombineWarps][kWide * 32];
+  __shared__ float shared_most[kCombineWarps], shared_total[kCombineWarps];
+  const int h = args.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t at = blockIdx.x, apart = int64_t{args.tokens} * args.heads;
   wait_for_former();
   int past;
   if (!room(args.past, args.tokens, args.capacity, &past)) return;
   const int keys = past + args.tokens, own = stretch_keys(keys, args.stretches), count = (keys + own - 1) / own;
-  const int h = args.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t at = blockIdx.x, apart = int64_t{args.tokens} * args.heads;
 
-  float most = -INFINITY;
-  for (int s = lane; s < count; s += 32) most = fmaxf(most, args.states[s * apart + at].x);
+  float most = -INFINITY, total = 0, o[kWide] = {};
+  for (int first = warp; first < count; first += kCombineWarps * kAtOnce) {
+    float2 states[kAtOnce];
+    float parts[kAtOnce][kWide];
 #pragma unroll
-  for (int other = 16; other > 0; other /= 2) most = fmaxf(most, __shfl_xor_sync(kWarp, most, other));
-  float total = 0, o[kWide] = {};
-#pragma unroll 4
-  for (int s = warp; s < count; s += kWarps) {
-    const float2 state = args.states[s * apart + at];
-    const float shrink = exp2f(state.x - most);
-    total = fmaf(shrink, state.y, total);
-    const float* from = args.sums + (s * apart + at) * h;
+    for (int s = 0; s < kAtOnce; ++s) {
+      const int stretch = first + s * kCombineWarps;
+      const bool there = stretch < count;
+      const int64_t from = stretch * apart + at;
+      states[s] = there ? args.states[from] : make_float2(-INFINITY, 0);
 #pragma unroll
-    for (int i = 0; i < kWide; ++i)
-      if (i * 32 + lane < h) o[i] = fmaf(shrink, from[i * 32 + lane], o[i]);
+      for (int i = 0; i < kWide; ++i) parts[s][i] = there && i * 32 + lane < h ? args.sums[from * h + i * 32 + lane] : 0.0f;
+    }
+    float now = most;
+#pragma unroll
+    for (int s = 0; s < kAtOnce; ++s) now = fmaxf(now, states[s].x);
+    const float base = now == -INFINITY ? 0.0f : now, shrink = exp2f(most - base);
+    most = now;
+    total *= shrink;
+#pragma unroll
+    for (int i = 0; i < kWide; ++i) o[i] *= shrink;
+#pragma unroll
+    for (int s = 0; s < kAtOnce; ++s) {
+      const float weight = exp2f(states[s].x - base);
+      total = fmaf(weight, states[s].y, total);
+#pragma unroll
+      for (int i = 0; i < kWide; ++i) o[i] = fmaf(weight, parts[s][i], o[i]);
+    }
   }
 #pragma unroll
   for (int i = 0; i < kWide; ++i) shared_sums[warp][i * 32 + lane] = o[i];
-  if (lane == 0) shared_total[warp] = total;
+  if (lane == 0) {
+    shared_most[warp] = most;
+    shared_total[warp] = total;
+  }
   __syncthreads();
-  float sum = 0;
+  for (int d = threadIdx.x; d < h; d += kCombineThreads) {
+    float now = -INFINITY, sum = 0, value = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += shared_total[w];
-  for (int d = threadIdx.x; d < h; d += kThreads) {
-    float value = 0;
+    for (int w = 0; w < kCombineWarps; ++w) now = fmaxf(now, shared_most[w]);
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) value += shared_sums[w][d];
+    for (int w = 0; w < kCombineWarps; ++w) {
+      const float weight = exp2f(shared_most[w] - now);
+      sum = fmaf(weight, shared_total[w], sum);
+      value = fmaf(weight, shared_sums[w][d], value);
+    }
     static_cast<D*>(args.o)[at * h + d] = from_float<D>(value / sum);
   }
 }
@@ -260,7 +281,7 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const T* k, const T* v
   v_cache[before * stride + i] = v[i];
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 bool aligned(std::initializer_list<const void*> pointers) {
   return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
@@ -329,7 +350,9 @@ void decode(const OpCall& call, const Cached& pass) {
     launch(args, split.rows, of_vectors, stream);
     check_launch(call);
   }
-  launch_early(s.dtype == DType::F32 ? combine_kernel<float> : combine_kernel<__nv_bfloat16>, args, s.tokens * s.heads, kThreads, 0, stream);
+  const auto combine = s.dtype == DType::F32 ? (s.head_dim <= 128 ? combine_kernel<float, 4> : combine_kernel<float, 8>)
+                                             : (s.head_dim <= 128 ? combine_kernel<__nv_bfloat16, 4> : combine_kernel<__nv_bfloat16, 8>);
+  launch_early(combine, args, s.tokens * s.heads, kCombineThreads, 0, stream);
 }
 
 void append_to_cache(const OpCall& call, const Cached& pass) {
@@ -337,9 +360,10 @@ void append_to_cache(const OpCall& call, const Cached& pass) {
   const auto launch = [&](auto unit) {
     using T = decltype(unit);
     const int64_t stride = static_cast<int64_t>(dtype_bytes(s.dtype, s.kv_stride()) / sizeof(T));
-    append_kernel<T><<<static_cast<unsigned>((s.tokens * stride + kThreads - 1) / kThreads), kThreads, 0, stream_of(call)>>>(
-        static_cast<const T*>(pass.k), static_cast<const T*>(pass.v), static_cast<T*>(pass.k_cache), static_cast<T*>(pass.v_cache), pass.past,
-        static_cast<int>(s.tokens), pass.capacity, stride, call.fault);
+    const unsigned blocks = static_cast<unsigned>((s.tokens * stride + kThreads - 1) / kThreads);
+    append_kernel<T><<<blocks, kThreads, 0, stream_of(call)>>>(static_cast<const T*>(pass.k), static_cast<const T*>(pass.v),
+                                                               static_cast<T*>(pass.k_cache), static_cast<T*>(pass.v_cache), pass.past,
+                                                               static_cast<int>(s.tokens), pass.capacity, stride, call.fault);
   };
   if (dtype_bytes(s.dtype, s.kv_stride()) % sizeof(uint4) == 0 && aligned({pass.k, pass.v, pass.k_cache, pass.v_cache}))
     launch(uint4{});

@@ -1,6 +1,6 @@
-// The stretches of decode.cu by mma.sync, for BF16 from sm_80: 16 queries of a group at once, so that a block's few or many queries cost one
-// reading. Every warp takes 16 keys at a time and has a softmax and sums of its own; it copies its keys and values to shared memory itself, two
-// steps ahead, and waits for no other warp before the end.
+// The stretches of decode.cu by mma.sync, for BF16 from sm_80: 16 queries of a group at once, so that a block's few or many queries cost
+// one reading. Every warp takes 16 keys at a time and has a softmax and sums of its own; it copies its keys and values to shared memory
+// itself, two steps ahead, and waits for no other warp before the end.
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
 #endif
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 template <int kWidth>
 void launch(const DecodeArgs& args, cudaStream_t stream) {

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) row_sums_kernel(const D* d_o, const 
   if (is_row && lane == 0) delta[row % heads * tokens + row / heads] = sum;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 template <class D>
 void row_sums_of(const OpCall& call, const Backward& pass) {

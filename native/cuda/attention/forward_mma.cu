@@ -1,5 +1,6 @@
-// Attention forward by mma.sync, after FlashAttention-2 (Dao 2023): a block takes 128 queries of a head, a warp 32 of them; keys and values pass
-// through shared memory 64 at a time, the next copied while these are computed with. Softmax runs to base 2, with log2(e) inside the scale.
+// Attention forward by mma.sync, after FlashAttention-2 (Dao 2023): a block takes 128 queries of a head, a warp 32 of them, or half as many
+// where there are too few for the device; keys and values pass through shared memory 64 at a time, the next copied while these are computed
+// with. Softmax runs to base 2, with log2(e) inside the scale.
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
@@ -10,8 +11,7 @@
 namespace vltune::cuda::attn {
 namespace {
 
-constexpr int kQueries = 128, kKeys = 64, kThreads = 128, kWarpRows = 32, kStages = 2;
-constexpr int kTall = kWarpRows / 16;  // matrices
+constexpr int kThreads = 128, kWarps = kThreads / 32, kKeys = 64, kStages = 2;
 
 struct Args {
   const Bf16 *q, *k, *v;
@@ -24,15 +24,15 @@ struct Args {
   Fault* fault;
 };
 
-template <int kWidth>
-constexpr int shared_bytes() {
-  return TileOf<kWidth>::bytes(kQueries + kStages * 2 * kKeys);
-}
+// kTall: matrices of 16 queries that a warp takes.
+template <int kTall>
+constexpr int kQueriesOf = kWarps * kTall * 16;
 
-template <int kWidth>
+template <int kWidth, int kTall>
 __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
 #if __CUDA_ARCH__ >= 800
   using Rows = TileOf<kWidth>;
+  constexpr int kQueries = kQueriesOf<kTall>, kWarpRows = kTall * 16;
   extern __shared__ __align__(1024) char shared[];
   const int head = blockIdx.x % args.heads, slot = blockIdx.x / args.heads, h = args.head_dim;
   Tile tile;
@@ -151,13 +151,27 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
 #endif
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
-template <int kWidth>
-void launch(const Args& args, int64_t blocks, cudaStream_t stream) {
-  constexpr int kBytes = shared_bytes<kWidth>();
-  VLTUNE_CUDA(cudaFuncSetAttribute(forward_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  forward_kernel<kWidth><<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(args);
+template <int kWidth, int kTall>
+void launch(const Args& args, int64_t tiles, cudaStream_t stream) {
+  constexpr int kBytes = TileOf<kWidth>::bytes(kQueriesOf<kTall> + kStages * 2 * kKeys);
+  const auto kernel = forward_kernel<kWidth, kTall>;
+  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  kernel<<<static_cast<unsigned>(tiles * args.heads), kThreads, kBytes, stream>>>(args);
+}
+
+template <int kTall>
+int64_t tiles_of(const Forward& pass) {
+  constexpr int kQueries = kQueriesOf<kTall>;
+  return pass.bounds ? most_tiles(pass.shape.tokens, pass.sequences, kQueries) : (pass.shape.tokens + kQueries - 1) / kQueries;
+}
+
+template <int kTall>
+void launch_for_width(const Forward& pass, const Args& args, cudaStream_t stream) {
+  const int h = args.head_dim;
+  const auto launch_it = h <= 32 ? launch<32, kTall> : h <= 64 ? launch<64, kTall> : h <= 96 ? launch<96, kTall> : launch<128, kTall>;
+  launch_it(args, tiles_of<kTall>(pass), stream);
 }
 
 }  // namespace
@@ -172,9 +186,9 @@ bool forward_mma(const OpCall& call, const Forward& pass) {
                   static_cast<Bf16*>(pass.o), pass.lse, pass.bounds, pass.past, pass.capacity, static_cast<int>(pass.sequences),
                   static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.kv_heads), s.head_dim, s.causal, s.scale,
                   call.fault};
-  const int64_t tiles = pass.bounds ? most_tiles(s.tokens, pass.sequences, kQueries) : (s.tokens + kQueries - 1) / kQueries;
-  (s.head_dim <= 32 ? launch<32> : s.head_dim <= 64 ? launch<64> : s.head_dim <= 96 ? launch<96> : launch<128>)(args, tiles * s.heads,
-                                                                                                              stream_of(call));
+  // Large tiles read less, small ones occupy more of the device.
+  const bool is_few = tiles_of<2>(pass) * s.heads < 3 * device().multiprocessors / 2;
+  (is_few ? launch_for_width<1> : launch_for_width<2>)(pass, args, stream_of(call));
   check_launch(call);
   return true;
 }

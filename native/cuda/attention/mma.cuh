@@ -1,6 +1,6 @@
-// The matrix units of sm_80 and newer by mma.sync (m16n8k16, BF16 with F32 sums), and tiles in shared memory that feed them. A tile holds rows
-// of a head, in units of 16 bytes that are swizzled so that the eight rows of an ldmatrix lie in different banks. In an accumulator thread t
-// has the columns t % 4 * 2 and the next of the rows t / 4 (elements 0, 1) and t / 4 + 8 (elements 2, 3).
+// The matrix units of sm_80 and newer by mma.sync (m16n8k16, BF16 with F32 sums), and tiles in shared memory that feed them. A tile holds
+// rows of a head, in units of 16 bytes that are swizzled so that the eight rows of an ldmatrix lie in different banks. In an accumulator
+// thread t has the columns t % 4 * 2 and the next of the rows t / 4 (elements 0, 1) and t / 4 + 8 (elements 2, 3).
 #pragma once
 #include "tiles.cuh"
 
@@ -120,8 +120,8 @@ struct Nothing {
   __device__ void operator()(int) const {}
 };
 
-// c[i][j] = A B^T over kWidth columns; A has kTall x 16 rows from `a` on (left), B kWide x 16 rows from `b` on (right). meanwhile(n) is called
-// after the n-th of kWidth / 16 * kWide parts of the product, with arithmetic that the matrix units do not wait for.
+// c[i][j] = A B^T over kWidth columns; A has kTall x 16 rows from `a` on (left), B kWide x 16 rows from `b` on (right). meanwhile(n) is
+// called after the n-th of kWidth / 16 * kWide parts of the product, with arithmetic that the matrix units do not wait for.
 template <int kWidth, int kTall, int kWide, class Meanwhile = Nothing>
 __device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, uint32_t b, Meanwhile&& meanwhile = {}) {
   constexpr int kStep = 16 * TileOf<kWidth>::kRowBytes;
@@ -153,8 +153,8 @@ __device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, u
   }
 }
 
-// c += P B, P an accumulator rounded to BF16 with kDeep x 16 columns, B kDeep x 16 rows of kWidth columns from `b` on (left). meanwhile as above,
-// for kDeep * kWidth / 16 parts.
+// c += P B, P an accumulator rounded to BF16 with kDeep x 16 columns, B kDeep x 16 rows of kWidth columns from `b` on (left). meanwhile as
+// above, for kDeep * kWidth / 16 parts.
 template <int kWidth, int kTall, int kDeep, class Meanwhile = Nothing>
 __device__ inline void product_nn(float (&c)[kTall][kWidth / 8][4], const float (&p)[kTall][2 * kDeep][4], uint32_t b,
                                   Meanwhile&& meanwhile = {}) {
@@ -184,11 +184,11 @@ __device__ inline void product_nn(float (&c)[kTall][kWidth / 8][4], const float 
   }
 }
 
-// kTall x 16 rows of an accumulator, multiplied by factor[i][row half], rounded, and by way of the tile at `rows` (the warp's own) to device
-// memory.
+// kTall x 16 rows of an accumulator, multiplied by factor[i][row half], rounded, and by way of the tile at `rows` (the warp's own) to
+// device memory.
 template <int kWidth, int kTall>
-__device__ inline void store_rows(const float (&c)[kTall][kWidth / 8][4], const float (&factor)[kTall][2], char* rows, Bf16* to, int64_t stride,
-                                  int count, int width) {
+__device__ inline void store_rows(const float (&c)[kTall][kWidth / 8][4], const float (&factor)[kTall][2], char* rows, Bf16* to,
+                                  int64_t stride, int count, int width) {
   using Tile = TileOf<kWidth>;
   const int lane = threadIdx.x % 32;
   __syncwarp();

@@ -274,7 +274,8 @@ __device__ inline void weights(const BackwardArgs& args, const float* lse, int q
 }
 
 // dS = scale * P (dP - delta), in place of dP
-__device__ inline void score_gradients(const float* delta, int queries, float scale, const float (&p)[kEach][kEach], float (&ds)[kEach][kEach]) {
+__device__ inline void score_gradients(const float* delta, int queries, float scale, const float (&p)[kEach][kEach],
+                                       float (&ds)[kEach][kEach]) {
   const int y = threadIdx.x / 16;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
@@ -352,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, kChunks <= 2 ? 2 : 1) key_gradient_k
   store<D>(dv, one, static_cast<D*>(args.dv) + kv_at, keys, kv_stride, h);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 // Calls launch(D{}, chunks) with the dtype's type, and the 64-wide chunks of head_dim (1, 2 or 4) as a constant.
 template <class Launch>

@@ -7,8 +7,8 @@
 
 namespace vltune::cuda::attn {
 
-// The sequence's rows begin..end of the queries, `keys` keys from row key_begin on, and the tile's first row among the sequence's. With causal,
-// query i of the sequence sees the keys 0..i + offset.
+// The sequence's rows begin..end of the queries, `keys` keys from row key_begin on, and the tile's first row among the sequence's. With
+// causal, query i of the sequence sees the keys 0..i + offset.
 struct Tile {
   int begin, end, first, key_begin, keys, offset;
 };
@@ -135,8 +135,8 @@ template <class D> __device__ D from_float(float x);
 template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
 
-// A kernel may start before the former one on its stream has ended (Hopper and newer): the former says from when on, and it says itself where it
-// waits for the former's end. To be called by all threads.
+// A kernel may start before the former one on its stream has ended (Hopper and newer): the former says from when on, and it says itself
+// where it waits for the former's end. To be called by all threads.
 __device__ inline void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();

@@ -236,6 +236,8 @@ Side side_of(DType dtype, const void* data, int64_t ld) {
   return {data, ld, all_aligned(16, data) && ld * bytes % 16 == 0};
 }
 
+constexpr int64_t kStretch = 16384;  // along K
+
 using Kernel = void (*)(Job);
 template <class T> Kernel fma_for(const Gemm& g) {
   if (g.a_is_km) return g.b_is_nk ? fma_kernel<T, true, true> : fma_kernel<T, true, false>;
@@ -250,7 +252,23 @@ Kernel mma_for(const Gemm& g) {
 
 void gemm_plain(const OpCall& call, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
-  Job job{{{side_of(g.dtype, g.a, g.lda), side_of(g.dtype, g.b, g.ldb), g.k}, {side_of(g.dtype, g.a2, g.lda2), side_of(g.dtype, g.b2, g.ldb2), g.k2}},
+  // A sum of F32 terms loses bits as it grows: long ones are made in stretches, which are then added.
+  if (g.dtype == DType::F32 && g.c_dtype == DType::F32 && g.k > kStretch) {
+    Gemm part = g;
+    part.k = kStretch;
+    gemm_plain(call, part);
+    Gemm rest = g;
+    rest.k -= kStretch;
+    rest.a = static_cast<const float*>(g.a) + kStretch * (g.a_is_km ? g.lda : 1);
+    rest.b = static_cast<const float*>(g.b) + kStretch * (g.b_is_nk ? 1 : g.ldb);
+    rest.k2 = 0;
+    rest.bias = nullptr;
+    rest.accumulate = true;
+    gemm_plain(call, rest);
+    return;
+  }
+  Job job{{{side_of(g.dtype, g.a, g.lda), side_of(g.dtype, g.b, g.ldb), g.k},
+           {side_of(g.dtype, g.a2, g.lda2), side_of(g.dtype, g.b2, g.ldb2), g.k2}},
           g.m, g.n, g.bias, g.c, g.ldc, g.bias_dtype == DType::BF16, g.c_dtype == DType::BF16, g.accumulate};
   const auto wide = [](const Run& run) { return run.k == 0 || (run.a.wide && run.b.wide); };
   const bool mma = g.dtype == DType::BF16 && device().capability() >= 80 && wide(job.runs[0]) && wide(job.runs[1]);

@@ -17,14 +17,12 @@ namespace {
 
 constexpr int kM = 128, kK = 64;                  // rows of a block's tile; K of a stage: 128 bytes of bf16, the swizzle's width
 constexpr int kConsumers = 2, kThreads = 128 * (kConsumers + 1);
-constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
 constexpr int kABytes = kM * kK * 2;
 constexpr int kRowBytes = 128;                    // of C in shared memory: 64 bf16 or 32 floats
 constexpr int kBufferBytes = 16 * kRowBytes;      // a warp's 16 rows
 constexpr int kBuffers = 2;                       // a warp fills one while TMA reads the other
 constexpr int kBufferBytesAll = 4 * kConsumers * kBuffers * kBufferBytes;
 constexpr int kMaxCluster = 8;
-constexpr int kPartColumns = 16;                  // of a tile, that go from block to block in one piece when K is shared
 
 __host__ __device__ constexpr int b_bytes(int n) { return n * kK * 2; }
 __host__ __device__ constexpr int stage_bytes(int n) { return kABytes + b_bytes(n); }
@@ -42,7 +40,7 @@ struct Job {
   int last1, last2;           // multiples of 16 along K in the last step of each run, 1 to 4
   int pair, splits;
   int tiles_m, tiles_n, group;  // tiles_m counts clusters: `pair` tiles each
-  int stagger;
+  int turn;
   int64_t ldc;
   uint64_t hint_a, hint_b;
   const void* bias;
@@ -53,6 +51,9 @@ struct Job {
 #if VLTUNE_SM90A
 
 using namespace sm90;
+
+constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+constexpr int kPartColumns = 16;  // of a tile, that go from block to block in one piece when K is shared
 
 struct Tile {
   int m, n;  // in clusters, in tiles
@@ -117,6 +118,12 @@ __device__ inline void produce(const Maps& maps, const Job& job, uint32_t ring_a
       }
       ring.next<kStages>();
     }
+  }
+  // This block stays until the whole cluster is done with its stages: their releases are writes to its shared memory.
+#pragma unroll 1
+  for (int stage = 0; stage < kStages; ++stage) {
+    barrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
+    ring.next<kStages>();
   }
 }
 
@@ -239,11 +246,11 @@ __device__ inline void write_out(float (&sums)[kN / 2], const Maps& maps, const 
 
 template <int kN, bool AMn, bool BMn, class C>
 __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_at, uint32_t buffers, uint32_t full, uint32_t empty, int cluster,
-                               int clusters, int mi, int ks, int thread) {
+                               int clusters, int mi, int ks, int consumer, int thread) {
   constexpr int kStages = stages(kN);
   constexpr uint64_t kNextA = AMn ? kNextK16Mn : kNextK16, kNextB = BMn ? kNextK16Mn : kNextK16;
   constexpr int kChunks = kN * static_cast<int>(sizeof(C)) / kRowBytes;
-  const int consumer = thread / 128, lane = thread % 32, warp = thread / 32;
+  const int lane = thread % 32, warp = thread / 32;
   const int begin = static_cast<int>(static_cast<int64_t>(job.steps) * ks / job.splits);
   const int end = static_cast<int>(static_cast<int64_t>(job.steps) * (ks + 1) / job.splits);
   const int owners = min(job.splits, kChunks);
@@ -254,19 +261,21 @@ __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_a
   float sums[kN / 2];
   Ring ring;
   int buffer = 0;
-  bool late = consumer == 1 && job.stagger > 0;
+  // The consumers take turns of a few steps: wgmmas of two warpgroups that interleave run a tenth slower. While one writes its tile
+  // out, the other has its last turn or its first.
+  const int own_turn = 1 + consumer, other_turn = 2 - consumer;
+  if (consumer == 1) named_barrier_arrive(other_turn, 256);
   for (int index = cluster; index < job.tiles_m * job.tiles_n; index += clusters) {
     const Tile tile = tile_at(job, index);
-    if (late) {
-      named_barrier_sync(1, 256);
-      late = false;
-    }
-    int held = -1;  // the stage that the wgmmas in flight read
+    int of_turn = 0, held = -1;  // held: the stage that wgmmas in flight read
+#pragma unroll 1
     for (int step = begin; step < end; ++step) {
       const int count = step == job.steps1 - 1 ? job.last1 : step == job.steps - 1 ? job.last2 : 4;
-      const uint64_t offset = static_cast<uint64_t>(ring.stage) * (stage_bytes(kN) >> 4);
+      // The shuffle tells the compiler that the descriptors are the same in all lanes.
+      const uint32_t offset = static_cast<uint32_t>(__shfl_sync(0xffffffff, ring.stage, 0)) * (stage_bytes(kN) >> 4);
       const uint64_t a = a_at + offset, b = b_at + offset;
       barrier_wait(full + 8 * ring.stage, ring.phase);
+      if (of_turn == 0) named_barrier_sync(own_turn, 256);
       if (count == 4) {
         wgmma_fence();
         wgmma<kN, AMn, BMn>(sums, a, b, step > begin);
@@ -282,15 +291,20 @@ __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_a
           wgmma_commit();
         }
       }
+      const bool turn_ends = ++of_turn == job.turn || step == end - 1;
+      if (turn_ends) named_barrier_arrive(other_turn, 256);
       wgmma_wait<1>();
+      if (turn_ends) {
+        wgmma_wait<0>();
+        if (lane < job.pair) barrier_arrive_cluster(empty + 8 * ring.stage, ks * job.pair + lane);
+        of_turn = 0;
+      }
       if (held >= 0 && lane < job.pair) barrier_arrive_cluster(empty + 8 * held, ks * job.pair + lane);
-      if (consumer == 0 && index == cluster && step == begin + job.stagger - 1) named_barrier_arrive(1, 256);
-      held = ring.stage;
+      held = turn_ends ? -1 : ring.stage;
       ring.next<kStages>();
     }
     wgmma_wait<0>();
     wgmma_pin(sums);
-    if (held >= 0 && lane < job.pair) barrier_arrive_cluster(empty + 8 * held, ks * job.pair + lane);
     int first = 0, last = kChunks;
     if (job.splits > 1) {
       share_sums<kN>(sums, job, ring_at, owners, mi, ks, thread);
@@ -300,6 +314,7 @@ __device__ inline void consume(const Maps& maps, const Job& job, uint32_t ring_a
     const int row = (tile.m * job.pair + mi) * kM + warp * 16;
     write_out<kN, C>(sums, maps, job, own_buffers, row, tile.n * kN, first, last, lane, buffer);
   }
+  if (consumer == 0) named_barrier_sync(own_turn, 256);  // the other's last word
   if (lane == 0) tma_wait_read<0>();
 }
 
@@ -327,22 +342,24 @@ __global__ void __launch_bounds__(kThreads, 1) product_sm90(const __grid_constan
     prefetch_tensor_map(&maps.b);
     prefetch_tensor_map(&maps.c);
   }
-  if (blocks > 1) cluster_sync();
-  else __syncthreads();
+  if (blocks > 1) {
+    cluster_arrive_relaxed();
+    cluster_wait();
+  } else {
+    __syncthreads();
+  }
   if (group == 0) {
     registers_shrink<kProducerRegisters>();
     if (thread == 0) produce<kN, AMn, BMn>(maps, job, ring_at, full, empty, cluster, clusters, mi, ks);
     __syncwarp();
-    if (job.splits > 1) {
+    if (job.splits > 1) {  // as in share_sums
       cluster_sync();
       cluster_sync();
     }
   } else {
     registers_grow<kConsumerRegisters>();
-    consume<kN, AMn, BMn, C>(maps, job, ring_at, buffers, full, empty, cluster, clusters, mi, ks, thread - 128);
-    __syncwarp();
+    consume<kN, AMn, BMn, C>(maps, job, ring_at, buffers, full, empty, cluster, clusters, mi, ks, group - 1, thread - 128);
   }
-  if (blocks > 1) cluster_sync();  // no block leaves while another may still write to it
 #endif
 }
 
@@ -391,21 +408,36 @@ bool launch_form(const OpCall& call, const Maps& maps, const Job& job, const Sm9
   return b_is_nk ? launch_width<false, false, C>(call, maps, job, plan) : launch_width<false, true, C>(call, maps, job, plan);
 }
 
+// What was measured on an H200, in microseconds: a k-step of a tile, a tile's start and end, the exchange of sums within a cluster.
+constexpr double kStep256 = 0.66, kStep128 = 0.38, kTileEnds = 1.0, kExchange256 = 3.5, kExchange128 = 1.5;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
 Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int multiprocessors) {
-  Sm90Plan plan;
-  if (m <= 64 || n < 64 || k < kK) return plan;
-  plan.taken = true;
-  plan.pair = m > kM ? 2 : 1;
-  plan.tile_n = n > 128 ? 256 : 128;
   const int64_t steps = ceil_div(k, kK);
-  const auto blocks = [&](int tile_n) { return ceil_div(m, kM * plan.pair) * plan.pair * ceil_div(n, tile_n); };
-  if (plan.tile_n == 256 && 2 * blocks(128) <= 3 * multiprocessors / 2 && steps < 16) plan.tile_n = 128;
-  while (plan.splits < 4 && 2 * plan.splits * blocks(plan.tile_n) <= multiprocessors && steps >= 16 * plan.splits) plan.splits *= 2;
-  return plan;
+  Sm90Plan best;
+  double least = 0;
+  for (const int tile_n : {256, 128}) {
+    for (const int splits : {1, 2, 4}) {
+      if (splits > 1 && steps < 4 * splits) continue;
+      Sm90Plan plan;
+      plan.tile_n = tile_n;
+      plan.splits = splits;
+      plan.pair = splits == 1 && m > kM ? 2 : 1;
+      // Clusters of more than two leave some multiprocessors idle: those of a GPC are not a multiple.
+      const int64_t resident = splits > 2 ? multiprocessors * 7 / 8 : multiprocessors;
+      const int64_t blocks = ceil_div(m, kM * plan.pair) * plan.pair * ceil_div(n, tile_n) * splits;
+      const double step = tile_n == 256 ? kStep256 : kStep128, exchange = splits == 1 ? 0 : tile_n == 256 ? kExchange256 : kExchange128;
+      const double time = static_cast<double>(ceil_div(blocks, resident)) * (static_cast<double>(ceil_div(steps, splits)) * step + kTileEnds + exchange);
+      if (least == 0 || time < least) {
+        least = time;
+        best = plan;
+      }
+    }
+  }
+  return best;
 }
 
 bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
@@ -442,7 +474,7 @@ bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
   job.tiles_m = static_cast<int>(ceil_div(g.m, kM * plan.pair));
   job.tiles_n = static_cast<int>(ceil_div(g.n, plan.tile_n));
   job.group = plan.group;
-  job.stagger = plan.splits > 1 ? 0 : std::min(plan.stagger, job.steps);
+  job.turn = std::clamp(plan.turn, 1, stages(256));  // a longer one would wait for stages that the other consumer holds
   job.ldc = g.ldc;
   job.hint_a = plan.stream_b ? sm90::kEvictLast : sm90::kEvictNormal;
   job.hint_b = plan.stream_b ? sm90::kEvictFirst : sm90::kEvictNormal;
@@ -455,8 +487,7 @@ bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
 
 bool gemm_sm90(const OpCall& call, const Gemm& product) {
   if (!device().sm90a() || product.dtype != DType::BF16 || sm90::tensor_map_encoder() == nullptr) return false;
-  const Sm90Plan plan = sm90_plan(product.m, product.n, product.k, device().multiprocessors);
-  return plan.taken && gemm_sm90_with(call, product, plan);
+  return gemm_sm90_with(call, product, sm90_plan(product.m, product.n, product.k, device().multiprocessors));
 }
 
 }  // namespace vltune::cuda

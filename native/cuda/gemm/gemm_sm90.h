@@ -5,12 +5,11 @@
 namespace vltune::cuda {
 
 struct Sm90Plan {
-  bool taken = false;      // false: another product kernel is the better one
   int tile_n = 256;        // columns of a block's tile (128 rows): 256 or 128
   int pair = 2;            // blocks of a cluster that share B by multicast: neighbours along M
   int splits = 1;          // blocks of a cluster that share a tile along K, each a fixed range, summed in rank order
   int group = 8;           // clusters along M whose tiles follow each other, so that what they read stays in L2
-  int stagger = 1;         // k-steps that the second consumer starts after the first
+  int turn = 1;            // k-steps of one consumer before the other's turn
   bool stream_b = false;   // B is read once, A many times: L2 is told so
 };
 
