@@ -15,12 +15,14 @@
 namespace vltune::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kCluster = 8;
+constexpr int kThreads = 256;
+[[maybe_unused]] constexpr int kWarps = kThreads / kWarp;
+constexpr int kShortCluster = 8, kLongCluster = 16;          // blocks of a key/value head, for caches of up to so many rows and longer ones
+constexpr int64_t kShortCache = 1024;
 constexpr int kDim = 128, kHalf = kDim / 2;
-constexpr int kLanes = kDim / 8, kWays = kThreads / kLanes;  // of a key, 16 bytes each; keys at once
-constexpr int kBatch = 4;                                    // keys of a lane on the way at once
-constexpr float kLog2E = 1.4426950408889634f;
+[[maybe_unused]] constexpr int kLanes = kDim / 8, kWays = kThreads / kLanes;  // of a key, 16 bytes each; keys at once
+[[maybe_unused]] constexpr int kBatch = 4;                                    // keys of a lane on the way at once
+[[maybe_unused]] constexpr float kLog2E = 1.4426950408889634f;
 
 struct Job {
   const Bf16 *q, *k, *v;
@@ -74,10 +76,8 @@ __device__ inline void turn_head(const Bf16* head, const void* norm, const Quad&
   }
 }
 
-__device__ inline float remote_float(uint32_t address, uint32_t rank) {
-  float value;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(sm90::cluster_address(address, rank)));
-  return value;
+__device__ inline void store_remote(float* at, uint32_t rank, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(sm90::cluster_address(sm90::shared_address(at), rank)), "f"(value) : "memory");
 }
 
 // A running softmax over keys, for the queries of a group; a lane holds 8 of the head's elements.
@@ -146,13 +146,13 @@ template <int kGroup> struct Running {
 
 #endif
 
-template <int kGroup> __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const __grid_constant__ Job job) {
+template <int kGroup, int kCluster> __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const __grid_constant__ Job job) {
 #if __CUDA_ARCH__ >= 900
   __shared__ alignas(16) float heads[kGroup + 1][kDim];  // the queries, and the new key
   __shared__ float shared_sums[kWarps][kGroup][kDim];
   __shared__ float2 shared_states[kWarps][kGroup];
-  __shared__ float block_sums[kGroup][kDim];
-  __shared__ float block_states[kGroup][2];
+  constexpr int kShare = kDim / kCluster;  // elements of each head that a block finishes
+  __shared__ float parts[kCluster][kGroup][kShare], maxima[kCluster][kGroup], totals[kCluster][kGroup];  // from the blocks of the cluster
   let_next_start();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, part = threadIdx.x % kLanes, way = threadIdx.x / kLanes;
   const int kv_head = blockIdx.x / kCluster, rank = blockIdx.x % kCluster;
@@ -162,6 +162,7 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 2) attention_k
     if (blockIdx.x == 0 && threadIdx.x == 0) report_fault(job.fault, FaultKind::CacheFull, 0, past, job.capacity - 1);
     return;
   }
+  sm90::cluster_arrive();
   const int own = ((past + kCluster - 1) / kCluster + 7) / 8 * 8;
   const int begin = min(rank * own, past), end = min(begin + own, past);
   const int64_t stride = static_cast<int64_t>(job.kv_heads) * kDim;
@@ -244,6 +245,7 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 2) attention_k
     }
   }
   __syncthreads();
+  sm90::cluster_wait();  // for all blocks' start, so that their memory can be written
   for (int i = threadIdx.x; i < kGroup * kDim; i += kThreads) {
     const int r = i / kDim, d = i % kDim;
     float most = shared_states[0][r].x, total = 0, value = 0;
@@ -256,36 +258,26 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 2) attention_k
       total = fmaf(shrink, shared_states[w][r].y, total);
       value = fmaf(shrink, shared_sums[w][r][d], value);
     }
-    block_sums[r][d] = value;
-    if (d == 0) {
-      block_states[r][0] = most;
-      block_states[r][1] = total;
+    store_remote(&parts[rank][r][d % kShare], d / kShare, value);
+    if (d < kCluster) {
+      store_remote(&maxima[rank][r], d, most);
+      store_remote(&totals[rank][r], d, total);
     }
   }
   sm90::cluster_sync();
-  constexpr int kShare = kDim / kCluster;  // elements of each head that a block finishes
   if (threadIdx.x < kGroup * kShare) {
-    const int r = threadIdx.x / kShare, d = rank * kShare + threadIdx.x % kShare;
-    const uint32_t sums = sm90::shared_address(&block_sums[r][d]), states = sm90::shared_address(&block_states[r][0]);
-    float maxima[kCluster], totals[kCluster], parts[kCluster], most = -INFINITY;
+    const int r = threadIdx.x / kShare, d = threadIdx.x % kShare;
+    float most = -INFINITY, total = 0, value = 0;
+#pragma unroll
+    for (int c = 0; c < kCluster; ++c) most = fmaxf(most, maxima[c][r]);
 #pragma unroll
     for (int c = 0; c < kCluster; ++c) {
-      maxima[c] = remote_float(states, c);
-      totals[c] = remote_float(states + 4, c);
-      parts[c] = remote_float(sums, c);
+      const float shrink = exp2f(maxima[c][r] - most);
+      total = fmaf(shrink, totals[c][r], total);
+      value = fmaf(shrink, parts[c][r][d], value);
     }
-#pragma unroll
-    for (int c = 0; c < kCluster; ++c) most = fmaxf(most, maxima[c]);
-    float total = 0, value = 0;
-#pragma unroll
-    for (int c = 0; c < kCluster; ++c) {
-      const float shrink = exp2f(maxima[c] - most);
-      total = fmaf(shrink, totals[c], total);
-      value = fmaf(shrink, parts[c], value);
-    }
-    job.o[(kv_head * kGroup + r) * kDim + d] = from_float<Bf16>(value / total);
+    job.o[(kv_head * kGroup + r) * kDim + rank * kShare + d] = from_float<Bf16>(value / total);
   }
-  sm90::cluster_sync();  // what others read lives until they have
 #endif
 }
 
@@ -323,6 +315,32 @@ bool plan(const OpCall& call, Job* job, int* group) {
   return true;
 }
 
+template <int kCluster> auto kernel_for(int group) {
+  return group == 1 ? attention_kernel<1, kCluster> : group == 2 ? attention_kernel<2, kCluster> : attention_kernel<4, kCluster>;
+}
+
+// More than 8 blocks to a cluster are not for every device.
+bool takes_long_clusters() {
+  static const bool takes = [] {
+    for (const int group : {1, 2, 4})
+      if (cudaFuncSetAttribute(kernel_for<kLongCluster>(group), cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) return cudaGetLastError(), false;
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = kLongCluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(kLongCluster);
+    config.blockDim = dim3(kThreads);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    int clusters = 0;
+    const bool fits = cudaOccupancyMaxActiveClusters(&clusters, kernel_for<kLongCluster>(4), &config) == cudaSuccess && clusters > 0;
+    cudaGetLastError();
+    return fits;
+  }();
+  return takes;
+}
+
 }  // namespace
 
 size_t attention_one_workspace(const OpCall& call) { return parts::attention<Ops>(call, false); }
@@ -334,8 +352,10 @@ void attention_one(const OpCall& call) {
     parts::attention<Ops>(call, true);
     return;
   }
-  const auto kernel = group == 1 ? attention_kernel<1> : group == 2 ? attention_kernel<2> : attention_kernel<4>;
-  launch_chained(call, kernel, job, static_cast<int64_t>(job.kv_heads) * kCluster, kThreads, 0, kCluster);
+  if (job.capacity > kShortCache && takes_long_clusters())
+    launch_chained(call, kernel_for<kLongCluster>(group), job, static_cast<int64_t>(job.kv_heads) * kLongCluster, kThreads, 0, kLongCluster);
+  else
+    launch_chained(call, kernel_for<kShortCluster>(group), job, static_cast<int64_t>(job.kv_heads) * kShortCluster, kThreads, 0, kShortCluster);
 }
 
 }  // namespace vltune::cuda

@@ -1,15 +1,15 @@
 /** One token: the norm, linear layers and gate of a feed-forward block, and attention with its norms and rotations over a cache. */
 import { attentionOne, linearsOne } from '../../ops/decode.js';
 import { type Bench, FLOATS } from '../bench.js';
-import { BYTES, MODELS } from '../shapes.js';
+import { BYTES, type Scope } from '../shapes.js';
 import { nf4Weight } from './linear.js';
 
 const CACHE = 4096;
 const NF4_BYTES = 0.5 + 1 / 64;
 
-export function decodeBenches(): Bench[] {
+export function decodeBenches({ models }: Scope): Bench[] {
   return FLOATS.flatMap((dtype) =>
-    MODELS.flatMap(({ hidden, intermediate, heads, kvHeads, headDim }): Bench[] => [
+    models.flatMap(({ hidden, intermediate, heads, kvHeads, headDim }): Bench[] => [
       {
         kernel: 'linears_one nf4',
         shape: `1x${hidden}x${intermediate}*2`,
