@@ -5,15 +5,18 @@ import { createHash } from 'node:crypto';
 import {
   accessSync,
   constants,
+  copyFileSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir, tmpdir } from 'node:os';
+import { availableParallelism, homedir, tmpdir, totalmem } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -85,6 +88,9 @@ function canWrite(folder) {
 function installDependencies() {
   const lock = join(ROOT, 'package-lock.json');
   const installed = join(ROOT, 'node_modules', '.package-lock.json');
+  // npm ci would empty the folder that a link names, and that is someone else's.
+  if (lstatSync(join(ROOT, 'node_modules'), { throwIfNoEntry: false })?.isSymbolicLink())
+    return 'node_modules is a link: left as it is';
   if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return false;
   // A home that is missing or belongs to someone else has no room for npm's cache.
   const env = canWrite(homedir()) ? {} : { npm_config_cache: join(tmpdir(), 'vltune-npm-cache') };
@@ -101,11 +107,14 @@ export function headerFolder() {
   return existsSync(join(prefix, 'include', 'node', 'common.gypi')) ? prefix : undefined;
 }
 
+/** What a program prints, or undefined if it is not there or fails. */
+function answer(program, ...args) {
+  const { error, status, stdout } = spawnSync(program, args, { stdio: ['ignore', 'pipe', 'ignore'], encoding: 'utf8' });
+  return error || status !== 0 ? undefined : stdout;
+}
+
 function missingTools() {
-  const works = (program, ...args) => {
-    const { error, status } = spawnSync(program, args, { stdio: 'ignore' });
-    return !error && status === 0;
-  };
+  const works = (program, ...args) => answer(program, ...args) !== undefined;
   if (process.platform === 'win32') return []; // node-gyp looks for Visual Studio itself
   const missing = [];
   if (!works(process.env.CXX ?? 'c++', '--version') && !works('g++', '--version') && !works('clang++', '--version'))
@@ -115,13 +124,113 @@ function missingTools() {
   return missing;
 }
 
+/** nvcc where CUDACXX or CUDA_HOME, the PATH or the toolkit's usual place has it: `{ path, version }`, or undefined. */
+export function findNvcc() {
+  const { CUDACXX, CUDA_HOME, CUDA_PATH } = process.env;
+  const folders = [CUDA_HOME, CUDA_PATH].filter(Boolean).map((folder) => join(folder, 'bin', 'nvcc'));
+  for (const path of [CUDACXX, ...folders, 'nvcc', '/usr/local/cuda/bin/nvcc'].filter(Boolean)) {
+    const version = /release ([\d.]+)/.exec(answer(path, '--version') ?? '')?.[1];
+    if (version) return { path, version };
+  }
+  return undefined;
+}
+
+/** The compute capabilities of the GPUs here, as '9.0'; [] if there is a GPU that does not tell, undefined if there is none. */
+function gpus() {
+  if (process.platform !== 'linux' || !['/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path))) return undefined;
+  const told = answer('nvidia-smi', '--query-gpu=compute_cap', '--format=csv,noheader') ?? '';
+  return [...new Set(told.split('\n').map((line) => line.trim()))].filter((line) => /^\d+\.\d$/.test(line)).sort();
+}
+
+/** What to compile for these GPUs, as CMake names it: their own machine code where this nvcc knows it, else PTX for the driver. */
+function architecturesFor(capabilities, nvcc) {
+  const known = (answer(nvcc.path, '--list-gpu-arch') ?? '').match(/\d+/g)?.map(Number) ?? [];
+  const names = capabilities.map((capability) => {
+    const number = Number(capability.replace('.', ''));
+    if (number === 90) return '90a-real';
+    if (known.length === 0 || known.includes(number)) return `${number}-real`;
+    return `${Math.max(...known.filter((name) => name < number))}-virtual`;
+  });
+  return [...new Set(names)].join(';');
+}
+
+/**
+ * Whether to build for CUDA: `{ nvcc, architectures }` (none: those of a release) or, for the CPU alone, `{ note }`. VLTUNE_CUDA=1 or =0
+ * decides, else whether there is a GPU and what it takes; VLTUNE_CUDA_ARCHITECTURES names others than those of the GPUs here.
+ */
+function cudaChoice() {
+  const asked = process.env.VLTUNE_CUDA ?? '';
+  if (!['', '0', '1'].includes(asked)) throw new SetupError(`VLTUNE_CUDA: expected 0 or 1, got ${asked}`);
+  const capabilities = asked === '0' ? undefined : gpus();
+  if (asked === '0' || (asked === '' && !capabilities)) return {};
+  const nvcc = findNvcc();
+  const missing = [
+    (!nvcc || Number.parseInt(nvcc.version, 10) < 12) &&
+      "CUDA's compiler (nvcc 12 or newer; CUDACXX or CUDA_HOME names its place)",
+    answer('cmake', '--version') === undefined && 'cmake (3.20 or newer)',
+  ].filter(Boolean);
+  if (missing.length > 0) {
+    const lacking = `${missing.join(' and ')} ${missing.length > 1 ? 'are' : 'is'} missing`;
+    if (asked === '1') throw new SetupError(`VLTUNE_CUDA=1, and ${lacking}`);
+    return { note: `without CUDA: there is a GPU, but ${lacking}` };
+  }
+  const architectures = process.env.VLTUNE_CUDA_ARCHITECTURES || architecturesFor(capabilities ?? [], nvcc);
+  return { nvcc, architectures };
+}
+
 function prebuild() {
   const folder = join(ROOT, 'prebuilds', `${process.platform}-${process.arch}`);
   return files(folder).find((path) => path.endsWith('.node'));
 }
 
+const NVCC_BYTES = 3e9; // what one takes of memory at most
+
+/** How many nvcc run side by side. */
+export function nvccJobs() {
+  return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / NVCC_BYTES)));
+}
+
+/** Builds the addon with CUDA through cmake-js, in a folder of its own beside node-gyp's, and puts it where node-gyp would. */
+export function buildCuda({ nvcc, architectures, clean = false, live = false }) {
+  const folder = join(ROOT, 'build', `cuda-${nvcc.version}-${architectures ? architectures.replaceAll(';', '_') : 'release'}`);
+  if (clean) rmSync(folder, { recursive: true, force: true });
+  const definitions = ['--CDVLTUNE_CUDA=ON', ...(architectures ? [`--CDVLTUNE_CUDA_ARCHITECTURES=${architectures}`] : [])];
+  for (const command of [
+    ['configure', ...definitions],
+    ['build', `--parallel=${nvccJobs()}`],
+  ])
+    runBin('cmake-js', 'bin/cmake-js', [...command, `--out=${folder}`, '--log-level=warn'], {
+      live,
+      env: { CUDACXX: nvcc.path },
+      advice:
+        'CUDA needs nvcc 12 or newer, cmake 3.20 or newer, and a C++ compiler that both know. VLTUNE_CUDA=0 builds without CUDA.',
+    });
+  mkdirSync(dirname(ADDON), { recursive: true });
+  // Renamed into place: a process that has the former one loaded keeps it.
+  copyFileSync(join(folder, 'Release', 'vltune.node'), `${ADDON}.new`);
+  renameSync(`${ADDON}.new`, ADDON);
+}
+
+function buildCpu() {
+  const headers = headerFolder();
+  const options = headers === undefined ? [] : [`--nodedir=${headers}`];
+  // node-gyp keeps headers that it downloads in the home folder; without one it takes the system's temporary folder.
+  const env = canWrite(homedir()) ? {} : { npm_config_devdir: join(tmpdir(), 'vltune-node-gyp') };
+  // An addon with CUDA in this place would be newer than all that this one is made of, and stay.
+  rmSync(ADDON, { force: true });
+  runBin('node-gyp', 'bin/node-gyp.js', ['configure', 'build', '--jobs=max', ...options], {
+    env,
+    advice: 'The compiler must know C++20 (g++ 11, clang 14 or newer).',
+  });
+}
+
 function buildAddon() {
-  const hash = contentHash(['native', 'binding.gyp', 'scripts/sources.mjs'], `${process.platform} ${process.arch}`);
+  const cuda = cudaChoice();
+  const builder = cuda.nvcc ? `cuda ${cuda.nvcc.version} ${cuda.architectures}` : 'cpu';
+  const hash = contentHash(
+    ['native', 'scripts/sources.mjs', cuda.nvcc ? 'CMakeLists.txt' : 'binding.gyp'],
+    `${process.platform} ${process.arch} ${builder}`,
+  );
   const stamp = join(ROOT, 'build', '.stamp');
   if (existsSync(ADDON) && hasStamp(stamp, hash)) return false;
   const missing = missingTools();
@@ -134,17 +243,12 @@ function buildAddon() {
     );
   }
   rmSync(stamp, { force: true });
-  const headers = headerFolder();
-  const options = headers === undefined ? [] : [`--nodedir=${headers}`];
-  // node-gyp keeps headers that it downloads in the home folder; without one it takes the system's temporary folder.
-  const env = canWrite(homedir()) ? {} : { npm_config_devdir: join(tmpdir(), 'vltune-node-gyp') };
-  runBin('node-gyp', 'bin/node-gyp.js', ['configure', 'build', '--jobs=max', ...options], {
-    env,
-    advice: 'The compiler must know C++20 (g++ 11, clang 14 or newer).',
-  });
+  if (cuda.nvcc) buildCuda(cuda);
+  else buildCpu();
   mkdirSync(dirname(stamp), { recursive: true });
   writeFileSync(stamp, hash);
-  return 'node-gyp build';
+  if (cuda.nvcc) return `cmake build with CUDA for ${cuda.architectures || 'all GPUs of a release'}`;
+  return cuda.note ? `node-gyp build ${cuda.note}` : 'node-gyp build';
 }
 
 const TYPESCRIPT = ['lib', 'test', 'bench'];

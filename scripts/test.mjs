@@ -1,21 +1,23 @@
 // `npm test`: makes the clone ready (that is the type check too), lints, runs every test, and where nvcc is at hand compiles the
 // CUDA sources. Ends with the plain line `N passed, N failed`; any failure, and no test at all, is a non-zero exit.
-import { spawn, spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
-import { main, ROOT, runBin, setup } from './setup.mjs';
+import { findNvcc, main, nvccJobs, ROOT, runBin, setup } from './setup.mjs';
 
 let passed = 0;
 let failed = 0;
 
+const seconds = (started) => `${((performance.now() - started) / 1000).toFixed(1)} s`;
+
 /** A check that is not a test of its own: counted only if it fails. */
-function check(name, work) {
+async function check(name, work) {
   const started = performance.now();
   try {
-    work();
-    console.log(`✔ ${name} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
+    await work();
+    console.log(`✔ ${name} (${seconds(started)})`);
   } catch (error) {
     failed += 1;
     console.log(`✘ ${name}\n  ${error.message.replaceAll('\n', '\n  ')}`);
@@ -50,45 +52,50 @@ async function runTests(args) {
 /** The oldest architecture, the first with what most kernels use, and the one with kernels of its own. */
 const CUDA_ARCHITECTURES = ['75', '80', '90a'];
 
-/** Whether every CUDA source compiles, a process for each CPU at a time. Needs no GPU. */
+/** Whether every CUDA source compiles. Needs no GPU. */
 async function compileCuda() {
-  const folder = join(ROOT, 'native', 'cuda');
-  const sources = readdirSync(folder, { recursive: true }).filter((name) => String(name).endsWith('.cu'));
-  if (spawnSync('nvcc', ['--version'], { stdio: 'ignore' }).error) {
+  const nvcc = findNvcc();
+  if (!nvcc) {
     console.log('- CUDA sources compile (no nvcc here)');
     return;
   }
-  const started = performance.now();
+  const folder = join(ROOT, 'native', 'cuda');
+  const sources = readdirSync(folder, { recursive: true })
+    .filter((name) => String(name).endsWith('.cu'))
+    .map((name) => ({ path: join(folder, name), bytes: statSync(join(folder, name)).size }))
+    .sort((a, b) => a.bytes - b.bytes);
   const codes = CUDA_ARCHITECTURES.flatMap((name) => ['-gencode', `arch=compute_${name},code=sm_${name}`]);
-  const waiting = sources.map((source) => join(folder, String(source)));
+  const objects = mkdtempSync(join(tmpdir(), 'vltune-cuda-'));
   const failures = [];
-  const worker = async () => {
-    for (let source = waiting.pop(); source; source = waiting.pop()) {
-      const child = spawn('nvcc', ['-std=c++20', '-O1', ...codes, '-c', '-o', '/dev/null', source], { cwd: ROOT });
+  const worker = async (number) => {
+    const object = join(objects, `${number}.o`);
+    for (let source = sources.pop(); source; source = sources.pop()) {
+      const child = spawn(nvcc.path, ['-std=c++20', ...codes, '-c', '-o', object, source.path], { cwd: ROOT });
       let output = '';
       for (const stream of [child.stdout, child.stderr])
         stream.on('data', (data) => {
           output += data;
         });
       const code = await new Promise((resolve) => child.on('close', resolve).on('error', () => resolve(1)));
-      if (code !== 0) failures.push(`${source} (exit code ${code})\n${output}`);
+      if (code !== 0) failures.push(`${relative(ROOT, source.path)} (exit code ${code})\n${output}`);
     }
   };
-  await Promise.all(Array.from({ length: availableParallelism() }, worker));
-  check(`${sources.length} CUDA sources compile (${((performance.now() - started) / 1000).toFixed(0)} s)`, () => {
+  await check(`${sources.length} CUDA sources compile for ${CUDA_ARCHITECTURES.join(', ')}`, async () => {
+    await Promise.all(Array.from({ length: nvccJobs() }, (_, number) => worker(number)));
     if (failures.length > 0) throw new Error(failures.join('\n'));
   });
+  rmSync(objects, { recursive: true, force: true });
 }
 
 await main(async () => {
   const started = performance.now();
   let isReady = false;
-  check('setup: dependencies, native addon, type check', () => {
+  await check('setup: dependencies, native addon, type check', () => {
     setup();
     isReady = true;
   });
   if (isReady) {
-    check('lint and format', () =>
+    await check('lint and format', () =>
       runBin('@biomejs/biome', 'bin/biome', ['ci', '--error-on-warnings', '--colors=off', '--max-diagnostics=30', '.']),
     );
     await compileCuda();
@@ -98,7 +105,7 @@ await main(async () => {
     console.log('no test ran');
     failed = 1;
   }
-  console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s`);
+  console.log(`\n${seconds(started)}`);
   console.log(`${passed} passed, ${failed} failed`);
   return failed === 0 ? 0 : 1;
 });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "adapter_sm90.h"
 #include "cluster.cuh"
 #include "mma.cuh"
 #include "nf4.cuh"
@@ -420,6 +421,7 @@ Codes codes_of(const Down& d) {
 }  // namespace
 
 void adapter_down(const OpCall& call, const Down& d) {
+  if (adapter_down_sm90(call, d)) return;
   int64_t pads = 0;
   for (const Pad& p : d.pads)
     if (p.to) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "adapter_sm90.h"
 #include "cluster.cuh"
 #include "mma.cuh"
 #include "vector.cuh"
@@ -347,6 +348,7 @@ size_t adapter_sums_workspace(DType dtype, int64_t n, const Sum* sums, int count
 }
 
 void adapter_sums(const OpCall& call, DType dtype, int64_t n, const Sum* sums, int count, void* workspace) {
+  if (adapter_sums_sm90(call, dtype, n, sums, count)) return;
   const bool mma = adapter_uses_mma(dtype), cluster = sums_in_clusters(dtype);
   SumJob job{};
   job.n = n;
