@@ -17,17 +17,11 @@
 #include "sm90.cuh"
 #include "vector.cuh"
 
-#ifdef DECODE_TRACE
-__device__ unsigned long long decode_trace[4096][8];
-__device__ unsigned decode_traced;
-#define TRACE(i) do { if (threadIdx.x == 64 && blockIdx.x == 5) { unsigned long long ns; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)); times[i] = ns; } } while (0)
-#else
-#define TRACE(i)
-#endif
 namespace vltune::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
+[[maybe_unused]] constexpr int kHeld = 2;             // pieces of the row that a warp keeps in registers
 constexpr int kTileRows = 16, kMostTiles = 16;
 constexpr int kTableBytes = 256 * kWarp * 4;
 constexpr int64_t kMostShared = 116 << 10;            // of a block, so that the next kernel's fits beside it
@@ -68,7 +62,7 @@ __host__ __device__ inline int tiles_of(const Job& job) { return job.swiglu ? 2 
 // words, so that the rows of a tile are read without conflicts. The table's address is a multiple of its size: a byte and a lane are then
 // put into it bit by bit.
 struct Places {
-  uint32_t code_stride, slot_bytes, scale_stride, barriers, partial, map, x, sums, absmax, scales, table, codes, end;
+  uint32_t code_stride, slot_bytes, scale_stride, barriers, partial, map, nested_count, nested, x, sums, absmax, scales, table, codes, end;
 
   __host__ __device__ Places(const Job& job, uint32_t start) {
     const uint32_t width = static_cast<uint32_t>(job.width), tiles = static_cast<uint32_t>(tiles_of(job)), blocks = width / static_cast<uint32_t>(kNf4Block);
@@ -78,7 +72,9 @@ struct Places {
     barriers = start;
     partial = barriers + (2 * kMostTiles + 1) * 8 + 8;
     map = partial + kWarp * 4;
-    x = map + 256 * 4;
+    nested = map + 256 * 4;
+    nested_count = kTileRows * blocks / static_cast<uint32_t>(kNf4NestedBlock) + 2;  // that a tile may touch
+    x = nested + (tiles * nested_count + 3) / 4 * 16;
     sums = x + width * 2;
     absmax = sums + static_cast<uint32_t>(kWarps * kTileRows) * tiles * 4;
     scales = absmax + tiles * kTileRows * blocks;
@@ -86,17 +82,24 @@ struct Places {
     codes = table + kTableBytes;
     end = codes + static_cast<uint32_t>(job.slots) * slot_bytes;
   }
-  __device__ uint32_t full(int tile) const { return barriers + tile * 8; }
-  __device__ uint32_t consumed(int tile) const { return barriers + (kMostTiles + tile) * 8; }
-  __device__ uint32_t absmax_full() const { return barriers + 2 * kMostTiles * 8; }
+  [[maybe_unused]] __device__ uint32_t full(int tile) const { return barriers + tile * 8; }
+  [[maybe_unused]] __device__ uint32_t consumed(int tile) const { return barriers + (kMostTiles + tile) * 8; }
+  [[maybe_unused]] __device__ uint32_t absmax_full() const { return barriers + 2 * kMostTiles * 8; }
 };
 constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
+// Of the norm's weight, if there is one.
+__device__ inline Lanes<8> norm_weights(const Job& job, int vector) {
+  return job.norm_is_bf16 ? load_lanes<8, Use::Constant>(static_cast<const Bf16*>(job.norm) + 8 * vector)
+                          : load_lanes<8, Use::Constant>(static_cast<const float*>(job.norm) + 8 * vector);
+}
+
 // The row that the layers read: x, or its norm, to shared memory as BF16. Every thread of the block calls it, after wait_for_previous.
+// `first`: the thread's first norm_weights.
 template <int kBlockThreads>
-__device__ inline void read_row(const Job& job, Bf16* to, float* shared, bool writes_sum) {
+__device__ inline void read_row(const Job& job, const Lanes<8>& first, Bf16* to, float* shared, bool writes_sum) {
   const int vectors = job.width / 8;
   float squares = 0;
   for (int i = threadIdx.x; i < vectors; i += kBlockThreads) {
@@ -123,8 +126,7 @@ __device__ inline void read_row(const Job& job, Bf16* to, float* shared, bool wr
     const float scale = 1.0f / sqrtf(squares / static_cast<float>(job.width) + job.eps);
     for (int i = threadIdx.x; i < vectors; i += kBlockThreads) {  // what this thread wrote itself
       Lanes<8> v = load_lanes<8>(to + 8 * i);
-      const Lanes<8> w = job.norm_is_bf16 ? load_lanes<8, Use::Constant>(static_cast<const Bf16*>(job.norm) + 8 * i)
-                                          : load_lanes<8, Use::Constant>(static_cast<const float*>(job.norm) + 8 * i);
+      const Lanes<8> w = i == static_cast<int>(threadIdx.x) ? first : norm_weights(job, i);
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[j] = w[j] * (v[j] * scale);
       store_lanes(to + 8 * i, v);
@@ -183,22 +185,18 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
   extern __shared__ __align__(128) char memory[];
   const uint32_t start = shared_address(memory);
   const Places at(job, start);
-#ifdef DECODE_TRACE
-  unsigned long long times[6];
-#endif
-  TRACE(0);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, tiles = tiles_of(job), blocks = job.width / static_cast<int>(kNf4Block);
   const uint32_t row_bytes = static_cast<uint32_t>(job.width) / 2;
   float* scales = reinterpret_cast<float*>(memory + (at.scales - start));
 
   const auto rows_of = [&](const Tile& tile) { return max(min(job.layers[tile.layer].out - tile.row, kTileRows), 0); };
-  const auto fetch = [&](int i) {  // by one warp: the codes of a tile, row by row
+  const auto fetch = [&](int i, int slot) {  // by one warp: the codes of a tile, row by row
     const Tile tile = tile_at(job, i);
     const int rows = rows_of(tile);
     if (lane == 0) sm90::barrier_arrive_expect(at.full(i), rows * row_bytes);
     __syncwarp();
     if (lane < rows)
-      copy_row(at.codes + i % job.slots * at.slot_bytes + lane * at.code_stride,
+      copy_row(at.codes + slot * at.slot_bytes + lane * at.code_stride,
                job.layers[tile.layer].codes + static_cast<int64_t>(tile.row + lane) * row_bytes, row_bytes, at.full(i));
   };
   // Bytes of a tile's absmax that are copied: all or none.
@@ -228,89 +226,115 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
       }
     }
     __syncwarp();
-    for (int i = 0; i < min(job.slots, tiles); ++i) fetch(i);
+    for (int i = 0; i < min(job.slots, tiles); ++i) fetch(i, i);
   }
   let_next_start();
   float* map = reinterpret_cast<float*>(memory + (at.map - start));
   if (threadIdx.x < 256) map[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
-  {
-    const int byte = threadIdx.x / 2;
+  float* nested = reinterpret_cast<float*>(memory + (at.nested - start));
+  for (int i = threadIdx.x; i < tiles * static_cast<int>(at.nested_count); i += kThreads) {
+    const Tile tile = tile_at(job, i / static_cast<int>(at.nested_count));
+    const Layer& layer = job.layers[tile.layer];
+    const int64_t at_block = static_cast<int64_t>(tile.row) * blocks / kNf4NestedBlock + i % static_cast<int>(at.nested_count);
+    if (layer.nf4.nested_absmax && at_block * kNf4NestedBlock < static_cast<int64_t>(layer.out) * blocks) nested[i] = __ldg(layer.nf4.nested_absmax + at_block);
+  }
+  for (int i = threadIdx.x; i < 512; i += kThreads) {  // half a row of the table
+    const int byte = i / 2;
     const uint32_t word = pack_bf16(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
-    uint4* to = reinterpret_cast<uint4*>(memory + (at.table - start) + byte * (kWarp * 4) + threadIdx.x % 2 * 64);
+    uint4* to = reinterpret_cast<uint4*>(memory + (at.table - start) + byte * (kWarp * 4) + i % 2 * 64);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = make_uint4(word, word, word, word);
+    for (int j = 0; j < 4; ++j) to[j] = make_uint4(word, word, word, word);
   }
   __syncthreads();
   sm90::barrier_wait(at.absmax_full(), 0);
   for (int i = 0; i < tiles; ++i) {
     const Tile tile = tile_at(job, i);
     const Nf4State& state = job.layers[tile.layer].nf4;
-    const int count = rows_of(tile) * blocks;
+    const int rows = rows_of(tile);
     const int64_t first = static_cast<int64_t>(tile.row) * blocks;
-    float* to = scales + i * kTileRows * at.scale_stride;
     const uint8_t* copied = reinterpret_cast<const uint8_t*>(memory + (at.absmax - start) + i * kTileRows * blocks);
     const bool is_copied = absmax_bytes(tile) > 0;
-#pragma unroll 4
-    for (int j = threadIdx.x; j < kTileRows * blocks; j += kThreads) {
-      float scale = 0;
-      if (j < count)
-        scale = is_copied ? __fadd_rn(__fmul_rn(map[copied[j]], __ldg(state.nested_absmax + (first + j) / kNf4NestedBlock)), state.offset)
-                          : nf4_scale(state, first + j);
-      const int row = j / blocks;
-      to[row * at.scale_stride + (j - row * blocks)] = scale;
+    const float* own = nested + i * static_cast<int>(at.nested_count);
+    const int in_nested = static_cast<int>(first % kNf4NestedBlock);
+    for (int row = warp; row < kTileRows; row += kWarps) {
+      float* to = scales + (i * kTileRows + row) * at.scale_stride;
+      for (int block = lane; block < blocks; block += kWarp) {
+        const int j = row * blocks + block;
+        to[block] = row >= rows ? 0.0f
+                    : is_copied ? __fadd_rn(__fmul_rn(map[copied[j]], own[(in_nested + j) / static_cast<int>(kNf4NestedBlock)]), state.offset)
+                                : nf4_scale(state, first + j);
+      }
     }
   }
-  if (job.norm)
-    for (int i = threadIdx.x * 128; i < job.width * (job.norm_is_bf16 ? 2 : 4); i += kThreads * 128) prefetch_l2(static_cast<const char*>(job.norm) + i);
+  for (int i = threadIdx.x; i < job.per_block * kTileRows; i += kThreads) {  // the adapter's rows, which the end wants
+    for (int which = 0; which < (job.swiglu ? 2 : 1); ++which) {
+      const Tile tile = tile_at(job, job.swiglu ? i / kTileRows * 2 + which : i / kTileRows);
+      const Layer& layer = job.layers[tile.layer];
+      const int column = tile.row + i % kTileRows;
+      if (column < layer.out)
+        for (int r = 0; r < layer.rank; r += 32) prefetch_l2(layer.b + static_cast<int64_t>(column) * layer.rank + r);
+    }
+  }
+  Lanes<8> first_weights = {};
+  if (job.norm && static_cast<int>(threadIdx.x) * 8 < job.width) first_weights = norm_weights(job, threadIdx.x);
 
-  TRACE(1);
   wait_for_previous();
-  TRACE(2);
-  read_row<kThreads>(job, reinterpret_cast<Bf16*>(memory + (at.x - start)), reinterpret_cast<float*>(memory + (at.partial - start)), blockIdx.x == 0);
+  read_row<kThreads>(job, first_weights, reinterpret_cast<Bf16*>(memory + (at.x - start)), reinterpret_cast<float*>(memory + (at.partial - start)), blockIdx.x == 0);
 
-  TRACE(3);
   const int g = lane / 4, t = lane % 4;
   const uint32_t lane_table = at.table | static_cast<uint32_t>(lane * 4);
   float* sums = reinterpret_cast<float*>(memory + (at.sums - start)) + warp * tiles * kTileRows;
+  struct Factors { uint4 of[2]; };
+  const auto factors_of = [&](int block) -> Factors {
+    const uint4* x = reinterpret_cast<const uint4*>(memory + (at.x - start) + block * (kNf4Block * 2) + t * 32);
+    return {{x[0], x[1]}};
+  };
+  Factors held[kHeld];  // of the warp's first blocks, for all tiles
+#pragma unroll
+  for (int s = 0; s < kHeld; ++s)
+    if (warp + s * kWarps < blocks) held[s] = factors_of(warp + s * kWarps);
+  int slot = 0;
   for (int i = 0; i < tiles; ++i) {
     sm90::barrier_wait(at.full(i), 0);
-    const uint32_t low = at.codes + i % job.slots * at.slot_bytes + g * at.code_stride + t * 8, high = low + 8 * at.code_stride;
+    const uint32_t low = at.codes + slot * at.slot_bytes + g * at.code_stride + t * 8, high = low + 8 * at.code_stride;
     const float* low_scales = scales + (i * kTileRows + g) * at.scale_stride;
     const float* high_scales = low_scales + 8 * at.scale_stride;
     float low_sum = 0, high_sum = 0;
-#pragma unroll 2
-    for (int block = warp; block < blocks; block += kWarps) {
+    const auto multiply = [&](int block, const Factors& factors) {
       const uint2 low_codes = shared_pair(low + block * (kNf4Block / 2)), high_codes = shared_pair(high + block * (kNf4Block / 2));
-      const uint4* x = reinterpret_cast<const uint4*>(memory + (at.x - start) + block * (kNf4Block * 2) + t * 32);
-      const uint4 factors[2] = {x[0], x[1]};
-      float c[4] = {};
+      float c[4] = {}, more[4] = {};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t a[4], b[4];
         look_up(half ? low_codes.y : low_codes.x, lane_table, a);
         look_up(half ? high_codes.y : high_codes.x, lane_table, b);
         const uint32_t first[4] = {a[0], b[0], a[1], b[1]}, second[4] = {a[2], b[2], a[3], b[3]};
-        mma_bf16(c, first, factors[half].x, factors[half].y);
-        mma_bf16(c, second, factors[half].z, factors[half].w);
+        mma_bf16(c, first, factors.of[half].x, factors.of[half].y);
+        mma_bf16(more, second, factors.of[half].z, factors.of[half].w);
       }
-      low_sum = fmaf(low_scales[block], c[0], low_sum);  // all columns of c are alike
-      high_sum = fmaf(high_scales[block], c[2], high_sum);
-    }
+      low_sum = fmaf(low_scales[block], c[0] + more[0], low_sum);  // all columns of c are alike
+      high_sum = fmaf(high_scales[block], c[2] + more[2], high_sum);
+    };
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s)
+      if (warp + s * kWarps < blocks) multiply(warp + s * kWarps, held[s]);
+#pragma unroll 2
+    for (int block = warp + kHeld * kWarps; block < blocks; block += kWarps) multiply(block, factors_of(block));
     if (i + job.slots < tiles) {  // the tile's place is another's, once all warps have read it
       __syncwarp();
       if (lane == 0) sm90::barrier_arrive(at.consumed(i));
       if (warp == i % kWarps) {
         sm90::barrier_wait(at.consumed(i), 0);
-        fetch(i + job.slots);
+        fetch(i + job.slots, slot);
       }
     }
+    slot = slot + 1 == job.slots ? 0 : slot + 1;
     if (t == 0) {
       sums[i * kTileRows + g] = low_sum;
       sums[i * kTileRows + g + 8] = high_sum;
     }
   }
   __syncthreads();
-  TRACE(4);
 
   const float* all = reinterpret_cast<const float*>(memory + (at.sums - start));
   const auto result = [&](const Tile& tile, int local, int row) {
@@ -338,13 +362,6 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
     }
     job.layers[tile.layer].y[tile.row + row] = y;
   }
-  TRACE(5);
-#ifdef DECODE_TRACE
-  if (threadIdx.x == 64 && blockIdx.x == 5) {
-    const unsigned slot = atomicAdd(&decode_traced, 1u) % 4096;
-    for (int i = 0; i < 6; ++i) decode_trace[slot][i] = times[i];
-  }
-#endif
 #endif
 }
 
@@ -357,12 +374,25 @@ __global__ void __launch_bounds__(kDownThreads) ranks_kernel(const __grid_consta
   int rank = static_cast<int>(blockIdx.x), layer = 0;
   while (rank >= job.layers[layer].rank) rank -= job.layers[layer++].rank;
   const float* a = job.layers[layer].a + static_cast<int64_t>(rank) * job.width;
-  for (int i = threadIdx.x * 32; i < job.width; i += kDownThreads * 32) prefetch_l2(a + i);
+  constexpr int kAhead = 6;  // vectors of a thread that are loaded before the row is there
+  const bool is_wide = reinterpret_cast<uintptr_t>(a) % 16 == 0;
+  const int vectors = is_wide ? min(job.width / 4, kAhead * kDownThreads) : 0;
+  float4 ahead[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i)
+    if (const int at = threadIdx.x + i * kDownThreads; at < vectors) ahead[i] = __ldg(reinterpret_cast<const float4*>(a) + at);
+  Lanes<8> first_weights = {};
+  if (job.norm && static_cast<int>(threadIdx.x) * 8 < job.width) first_weights = norm_weights(job, threadIdx.x);
   Bf16* x = reinterpret_cast<Bf16*>(memory);
   wait_for_previous();
-  read_row<kDownThreads>(job, x, partial[0], false);
+  read_row<kDownThreads>(job, first_weights, x, partial[0], false);
+  const auto product = [&](int at, float factor) { return to_float(x[at]) * to_float(from_float<Bf16>(factor)); };
   float sum = 0;
-  for (int i = threadIdx.x; i < job.width; i += kDownThreads) sum = fmaf(to_float(x[i]), to_float(from_float<Bf16>(__ldg(a + i))), sum);
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i)
+    if (const int at = threadIdx.x + i * kDownThreads; at < vectors)
+      sum += product(4 * at, ahead[i].x) + product(4 * at + 1, ahead[i].y) + product(4 * at + 2, ahead[i].z) + product(4 * at + 3, ahead[i].w);
+  for (int i = 4 * vectors + threadIdx.x; i < job.width; i += kDownThreads) sum += product(i, __ldg(a + i));
   sum = block_sum<kDownThreads>(sum, partial[1]);
   if (threadIdx.x == 0) job.layers[layer].u[rank] = job.scale * sum;
 #endif
@@ -446,19 +476,3 @@ void linears_one(const OpCall& call) {
 }
 
 }  // namespace vltune::cuda
-#ifdef DECODE_TRACE
-#include <cstdio>
-void linears_trace_reset() { unsigned zero = 0; cudaMemcpyToSymbol(decode_traced, &zero, 4); }
-void linears_trace_print(int period) {
-  static unsigned long long t[4096][8]; unsigned n = 0;
-  cudaMemcpyFromSymbol(&n, decode_traced, 4); cudaMemcpyFromSymbol(t, decode_trace, sizeof t);
-  for (int p = 0; p < period; ++p) {
-    double d[6] = {}; int count = 0;
-    for (unsigned i = period + p; i < n && i < 4096; i += period, ++count) {
-      for (int k = 1; k < 6; ++k) d[k] += double(t[i][k] - t[i][k - 1]) / 1e3;
-      d[0] += (double(t[i][2]) - double(t[i - 1][5])) / 1e3;
-    }
-    printf("    trace %d of %d: prologue %.2f wait %.2f row %.2f compute %.2f store %.2f; last one's end to this one's go %.2f\n", p, period, d[1] / count, d[2] / count, d[3] / count, d[4] / count, d[5] / count, d[0] / count);
-  }
-}
-#endif
