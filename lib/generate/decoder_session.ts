@@ -2,6 +2,7 @@
  * A model that reads tokens one run after another: its program over a KV cache, its memory, and nothing of text or sampling.
  */
 import { VltuneError } from '../errors.js';
+import { fuse } from '../graph/fuse.js';
 import { Graph, type Value, valueBytes } from '../graph/graph.js';
 import { IoBuffers } from '../graph/io.js';
 import { align, type Plan, planMemory } from '../graph/planner.js';
@@ -82,6 +83,7 @@ export class DecoderSession {
     const decode = this.#built(new Graph({}), (graph) => {
       const inputs = next(graph);
       this.#choose(graph, this.#logits(graph, inputs), inputs);
+      if (device === 'cuda') fuse(graph);
     });
 
     const all = [prefill, first, decode];

@@ -40,6 +40,7 @@ export {
   attentionCached,
 } from './attention.js';
 export type { ActivationDType, Attrs, Builder, Into, OutputSpec, Shaped } from './builder.js';
+export { type AttentionOne, attentionOne, type LinearsOne, linearsOne, MOST_LINEARS } from './decode.js';
 export { add, cast, fill, selectRows } from './elementwise.js';
 export { embedding, embeddingBackward } from './embedding.js';
 export { GRADIENT_RULES } from './gradients.js';

@@ -1,6 +1,7 @@
 // The ops compiled for one instruction set, as a table of names.
 #include "../ops/adamw.h"
 #include "../ops/attention.h"
+#include "../ops/decode.h"
 #include "../ops/elementwise.h"
 #include "../ops/embedding.h"
 #include "../ops/linear.h"

@@ -3,6 +3,7 @@
 
 #include "../ops/adamw.h"
 #include "../ops/attention.h"
+#include "../ops/decode.h"
 #include "../ops/elementwise.h"
 #include "../ops/embedding.h"
 #include "../ops/linear.h"

@@ -16,6 +16,8 @@
   OP_WS(linear)                       \
   OP_WS(linear_backward)              \
   OP_WS(linear_cross_entropy)         \
+  OP_WS(linears_one)                  \
+  OP_WS(attention_one)                \
   OP_WS(sample)                       \
   OP(add)                             \
   OP(cast)                            \

@@ -402,6 +402,65 @@ function losses(numbers: Numbers): OpCase[] {
   return cases;
 }
 
+/** What fewer roundings in between may change. */
+const ONE_ROW: Readonly<Record<Activation, number>> = { f32: 5e-6, bf16: 1e-2 };
+
+function rowsAlone(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const dtype of ACTIVATIONS) {
+    for (const kind of WEIGHTS) {
+      for (const [d, outs, gated, normed, rank] of [
+        [256, [128, 64, 40], false, 2, 0],
+        [256, [96, 96], true, 2, 4],
+        [192, [33], false, 0, 4],
+        [130, [17, 17], true, 1, 0],
+      ] as const) {
+        const weights = outs.map((out) => [
+          weightOf(numbers, kind, out, d),
+          rank ? random(numbers, 'f32', [out]) : null,
+          rank ? random(numbers, 'f32', [rank, d], 0.1) : null,
+          rank ? random(numbers, 'f32', [out, rank], 0.1) : null,
+        ]);
+        const [x, residual] = [0, 1].map(() => random(numbers, dtype, [1, d]));
+        cases.push({
+          name: `linears_one ${dtype}, ${kind}, ${d} -> ${outs.join(', ')}${gated ? ', gated' : ''}, rank ${rank}`,
+          op: 'linears_one',
+          inputs: [x!, normed > 1 ? residual! : null, normed > 0 ? random(numbers, dtype, [d], 0.2, 1) : null, ...weights.flat()],
+          outputs: [normed > 1 ? like(x!) : null, ...(gated ? outs.slice(0, 1) : outs).map((out) => zeros(dtype, 1, out))],
+          attrs: { eps: 1e-6, scale: 2, swiglu: gated ? 1 : 0 },
+          bounds: ONE_ROW[dtype],
+        });
+      }
+    }
+    for (const [heads, kvHeads, h] of [
+      [4, 2, 128],
+      [8, 2, 128],
+      [3, 1, 40],
+    ] as const) {
+      for (const past of [0, 70, 318]) {
+        const caches = [0, 1].map(() => random(numbers, dtype, [320, kvHeads * h]));
+        const [q, k, v] = [heads, kvHeads, kvHeads].map((count) => random(numbers, dtype, [1, count * h]));
+        const norms = [0, 1].map(() => random(numbers, dtype, [h], 0.2, 1));
+        const [cos, sin] = [Math.cos, Math.sin].map((f) =>
+          Tensor.from(
+            Float32Array.from({ length: h / 2 }, (_, j) => f(past * 1e4 ** ((-2 * j) / h))),
+            [1, h / 2],
+          ),
+        );
+        cases.push({
+          name: `attention_one ${dtype}, ${heads}/${kvHeads}x${h}, after ${past}`,
+          op: 'attention_one',
+          inputs: [q!, k!, v!, ...norms, cos!, sin!, integers([past])],
+          outputs: [like(q!), ...caches],
+          attrs: { heads, kv_heads: kvHeads, head_dim: h, causal: 1, scale: 1 / Math.sqrt(h), eps: 1e-6 },
+          bounds: [ONE_ROW[dtype], BOUNDS[dtype], 'same'],
+        });
+      }
+    }
+  }
+  return cases;
+}
+
 function movers(numbers: Numbers): OpCase[] {
   const cases: OpCase[] = [];
   const shape = [7, 131];
@@ -560,8 +619,8 @@ function samples(numbers: Numbers): OpCase[] {
 /** Every case, the same at each call. */
 export function opCases(): OpCase[] {
   const numbers = new Numbers(1);
-  return [embeddings, norms, rotations, gates, attentions, linears, losses, movers, optimizers, samples].flatMap((family) =>
-    family(numbers),
+  return [embeddings, norms, rotations, gates, attentions, linears, rowsAlone, losses, movers, optimizers, samples].flatMap(
+    (family) => family(numbers),
   );
 }
 

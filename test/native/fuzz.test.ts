@@ -166,6 +166,38 @@ function wellFormed(op: string, chance: Chance): Call {
         [act(n, m), adapter ? floats(n, rank) : null],
         linear,
       );
+    case 'linears_one': {
+      const norm = chance.maybe(floats(d));
+      const residual = norm && chance.maybe(act(1, d));
+      const gated = chance.below(2);
+      const layers = gated ? 2 : 1 + chance.below(3);
+      const layer = [weight, chance.maybe(act(m)), adapter ? floats(rank, d) : null, adapter ? floats(m, rank) : null];
+      return call(
+        [act(1, d), residual, norm, ...Array.from({ length: layers }, () => layer).flat()],
+        [residual && act(1, d), ...Array.from({ length: gated ? 1 : layers }, () => act(1, m))],
+        { eps: 1e-6, scale: 2, swiglu: gated },
+      );
+    }
+    case 'attention_one': {
+      const row = (width: number): Operand => act(1, width * 2 * half);
+      const cache = act(1 + n, kvHeads * 2 * half);
+      const past: Operand = { dtype: 'i32', shape: [1], data: [chance.below(n + 1)] };
+      const angle = floats(1, half);
+      return call(
+        [
+          row(heads),
+          row(kvHeads),
+          row(kvHeads),
+          chance.maybe(floats(2 * half)),
+          chance.maybe(floats(2 * half)),
+          angle,
+          angle,
+          past,
+        ],
+        [row(heads), cache, cache],
+        { ...attention, eps: 1e-6 },
+      );
+    }
     case 'linear_backward':
       return call(
         [

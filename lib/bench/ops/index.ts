@@ -3,6 +3,7 @@ import type { Bench } from '../bench.js';
 import type { Scope } from '../shapes.js';
 import { adamwBenches } from './adamw.js';
 import { attentionBenches } from './attention.js';
+import { decodeBenches } from './decode.js';
 import { elementwiseBenches } from './elementwise.js';
 import { linearBenches } from './linear.js';
 import { lossBenches } from './loss.js';
@@ -12,6 +13,7 @@ export function allBenches(scope: Scope): Bench[] {
   return [
     ...linearBenches(scope),
     ...attentionBenches(scope),
+    ...decodeBenches(scope),
     ...lossBenches(scope),
     ...nf4Benches(scope),
     ...elementwiseBenches(scope),
