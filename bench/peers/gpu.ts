@@ -1,9 +1,11 @@
 /**
- * A training step at true size beside its peers on this machine's GPU: vltune, transformers + PEFT + bitsandbytes, Unsloth. Whole
- * processes take turns, on random weights of the same shape, each peer in the settings that suit it; then a table.
+ * A training step at true size beside its peers on this machine's GPU: vltune, transformers + PEFT + bitsandbytes, Unsloth; or
+ * generation beside transformers + bitsandbytes. Whole processes take turns, on random weights of the same shape, each peer in the
+ * settings that suit it; then a table.
  *
  *     npm run bench:peers:gpu -- --python PATH [--shape qwen3-vl-2b] [--batch 2] [--max-length 2048] [--accumulation 4] [--rounds 2]
- *                                [--only vltune,transformers,unsloth] [--model DIR] [--memory SIZE,…] [--json]
+ *                                [--only vltune,transformers,unsloth] [--what training|generation] [--model DIR] [--memory SIZE,…]
+ *                                [--json]
  *
  * PATH is a Python with torch, transformers, PEFT, and for the respective rows bitsandbytes, TRL and Unsloth. Unsloth reads a
  * checkpoint: DIR holds one of the shape, or is where it is made.
@@ -28,6 +30,7 @@ const { values: options } = parseArgs({
     accumulation: { type: 'string', default: '4' },
     rounds: { type: 'string', default: '2' },
     only: { type: 'string', default: 'vltune,transformers,unsloth' },
+    what: { type: 'string', default: 'training' },
     model: { type: 'string' },
     memory: { type: 'string', default: '' },
     json: { type: 'boolean', default: false },
@@ -36,6 +39,8 @@ const { values: options } = parseArgs({
 
 /** Sources are not compiled: the Python files lie where they were written. */
 const PEERS = join(PACKAGE_ROOT, 'bench', 'peers');
+/** vltune's command line, as arguments of Node. */
+const OWN = [join(PACKAGE_ROOT, 'dist', 'lib', 'cli', 'main.js')];
 const only = new Set(options.only.split(','));
 
 interface Contender {
@@ -50,11 +55,31 @@ interface Contender {
 }
 
 function contenders(model: string): Contender[] {
+  return options.what === 'generation' ? generators() : trainers(model);
+}
+
+function contender(name: string, settings: string, command: string, ...args: string[]): Contender {
+  return { name, settings, command, args, speeds: [], peakBytes: 0, torchPeakBytes: undefined, error: undefined };
+}
+
+function generators(): Contender[] {
+  const { shape, python } = options;
+  const own = [...OWN, 'bench', 'generate', '--device', 'cuda', '--json', '--shape', shape];
+  const script = join(PEERS, 'gpu_generate.py');
+  return [
+    ...(only.has('vltune') ? [contender('vltune', 'NF4', process.execPath, ...own)] : []),
+    ...(only.has('transformers')
+      ? ['dynamic', 'static'].map((cache) =>
+          contender('transformers + bitsandbytes', `NF4, ${cache} cache`, python, script, '--shape', shape, '--cache', cache),
+        )
+      : []),
+  ];
+}
+
+function trainers(model: string): Contender[] {
   const { batch, 'max-length': length, accumulation, shape } = options;
   const all: Contender[] = [];
-  const add = (name: string, settings: string, command: string, ...args: string[]): void => {
-    all.push({ name, settings, command, args, speeds: [], peakBytes: 0, torchPeakBytes: undefined, error: undefined });
-  };
+  const add = (...of: Parameters<typeof contender>): void => void all.push(contender(...of));
   const recipe = ['--batch', batch, '--length', length, '--accumulation', accumulation];
   const twice = [
     '--batch',
@@ -65,7 +90,7 @@ function contenders(model: string): Contender[] {
     String(Math.ceil(Number(accumulation) / 2)),
   ];
   const own = [
-    ...[join(PACKAGE_ROOT, 'dist', 'lib', 'cli', 'main.js'), 'bench', 'step', '--device', 'cuda', '--json', '--shape', shape],
+    ...[...OWN, 'bench', 'step', '--device', 'cuda', '--json', '--shape', shape],
     ...['--per-device-train-batch-size', batch, '--max-length', length, '--gradient-accumulation-steps', accumulation],
   ];
   if (only.has('vltune')) {
@@ -150,7 +175,7 @@ async function checkpoint(folder: string): Promise<void> {
 const scratch = mkdtempSync(join(tmpdir(), 'vltune-peers-'));
 try {
   const model = options.model ?? join(scratch, 'model');
-  if (only.has('unsloth')) await checkpoint(model);
+  if (options.what === 'training' && only.has('unsloth')) await checkpoint(model);
   const all = contenders(model);
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const contender of all) if (contender.error === undefined) await measure(contender);

@@ -1,4 +1,4 @@
-"""The text and vision shapes of the public Qwen3-VL checkpoints, for random-weight models of true size."""
+"""What the peers on a GPU share: the shapes of the public Qwen3-VL checkpoints, random-weight models of true size, one line of results."""
 
 
 def config(name):
@@ -30,6 +30,45 @@ def config(name):
         vision_config=dict(vision, out_hidden_size=text["hidden_size"]),
         tie_word_embeddings=tied,
     )
+
+
+def random_model(torch, name, load):
+    """A random-weight model of true size on the GPU; with load "nf4" its language model's linear layers are bitsandbytes'."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    torch.manual_seed(0)
+    model_config = config(name)
+    model_config._attn_implementation = "sdpa"
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = Qwen3VLForConditionalGeneration(model_config)
+    torch.set_default_dtype(torch.float32)
+    if load != "nf4":
+        return model
+    import bitsandbytes as bnb
+
+    def quantize(module):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                layer = bnb.nn.Linear4bit(
+                    child.in_features,
+                    child.out_features,
+                    bias=child.bias is not None,
+                    compute_dtype=torch.bfloat16,
+                    compress_statistics=True,
+                    quant_type="nf4",
+                )
+                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
+                if child.bias is not None:
+                    layer.bias = child.bias
+                setattr(module, child_name, layer.cuda())
+            else:
+                quantize(child)
+
+    quantize(model.model.language_model)
+    model.is_loaded_in_4bit = True
+    torch.cuda.empty_cache()
+    return model
 
 
 def report(torch, options, peer, times, versions):

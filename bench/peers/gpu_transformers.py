@@ -7,9 +7,8 @@ import argparse
 import time
 
 import torch
-from gpu_shapes import config, report
+from gpu_shapes import random_model, report
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen3VLForConditionalGeneration
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--shape", default="qwen3-vl-2b")
@@ -22,37 +21,7 @@ parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--rank", type=int, default=16)
 options = parser.parse_args()
 
-torch.manual_seed(0)
-model_config = config(options.shape)
-model_config._attn_implementation = "sdpa"
-torch.set_default_dtype(torch.bfloat16)
-with torch.device("cuda"):
-    model = Qwen3VLForConditionalGeneration(model_config)
-torch.set_default_dtype(torch.float32)
-if options.load == "nf4":
-    import bitsandbytes as bnb
-
-    def quantize(module):
-        for name, child in list(module.named_children()):
-            if isinstance(child, torch.nn.Linear):
-                layer = bnb.nn.Linear4bit(
-                    child.in_features,
-                    child.out_features,
-                    bias=child.bias is not None,
-                    compute_dtype=torch.bfloat16,
-                    compress_statistics=True,
-                    quant_type="nf4",
-                )
-                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
-                if child.bias is not None:
-                    layer.bias = child.bias
-                setattr(module, name, layer.cuda())
-            else:
-                quantize(child)
-
-    quantize(model.model.language_model)
-    model.is_loaded_in_4bit = True
-    torch.cuda.empty_cache()
+model = random_model(torch, options.shape, options.load)
 targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 model = get_peft_model(
     model, LoraConfig(r=options.rank, lora_alpha=options.rank, lora_dropout=0.0, bias="none", target_modules=targets)
@@ -66,6 +35,8 @@ parameters = [p for p in model.parameters() if p.requires_grad]
 for parameter in parameters:
     parameter.data = parameter.data.float()
 if options.load == "nf4":
+    import bitsandbytes as bnb
+
     optimizer = bnb.optim.AdamW8bit(parameters, lr=2e-5, weight_decay=0.01)
 else:
     optimizer = torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.01, fused=True)
