@@ -341,7 +341,6 @@ void adapter_through(const OpCall& call, DType dtype, int64_t n, int64_t columns
 }
 
 size_t adapter_sums_workspace(DType dtype, int64_t n, const Sum* sums, int count) {
-  if (sums_in_clusters(dtype)) return 0;
   size_t elements = 0;
   for (int i = 0; i < count; ++i) elements += static_cast<size_t>(sums[i].columns * sums[i].rank);
   return elements * 4 * static_cast<size_t>(std::min(kMostStretches, ceil_div(n, kSumStretch)));

@@ -1,5 +1,5 @@
 /** Every op with operands of odd shapes: what a GPU must compute as the CPU does. */
-import { addon, type Device, type TensorRef } from '../../lib/native.js';
+import { addon, type Device, type DType, type TensorRef } from '../../lib/native.js';
 import { Eager, Tensor } from '../../lib/ops/tensor.js';
 import { floats, integers, Numbers, random } from '../ops/support.js';
 
@@ -44,6 +44,11 @@ function place(operand: Operand, device: Device): Tensor | null {
   if (operand.scales instanceof Tensor) return Tensor.nf4(operand.shape, codes, operand.scales.to(device));
   const { absmaxU8, nestedAbsmax, offset } = operand.scales;
   return Tensor.nf4(operand.shape, codes, { absmaxU8: absmaxU8.to(device), nestedAbsmax: nestedAbsmax.to(device), offset });
+}
+
+/** Dtype and shape of an operand, as a plan knows it. */
+export function shapeOf(operand: Tensor | Nf4Parts): { readonly dtype: DType; readonly shape: readonly number[] } {
+  return operand instanceof Tensor ? { dtype: operand.dtype, shape: operand.shape } : { dtype: 'nf4', shape: operand.shape };
 }
 
 /** Runs a case on a device, on operands of its own. */

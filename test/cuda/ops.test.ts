@@ -3,7 +3,7 @@ import test from 'ava';
 import { addon } from '../../lib/native.js';
 import type { Tensor } from '../../lib/ops/tensor.js';
 import { relativeError } from '../ops/support.js';
-import { type Bound, boundOf, type OpCase, opCases, runCase } from './op_cases.js';
+import { type Bound, boundOf, type OpCase, opCases, runCase, shapeOf } from './op_cases.js';
 import { cuda } from './support.js';
 
 const CASES = opCases();
@@ -40,6 +40,15 @@ test('every op has a case, every case a name of its own, and all of them run on 
   for (const op of addon().opNames()) t.true(covered.has(op), `${op} has no case`);
   t.is(new Set(CASES.map(({ name }) => name)).size, CASES.length);
   for (const c of CASES) t.deepEqual(faults(c, runCase(c, 'cpu'), runCase(c, 'cpu'), 'same'), []);
+});
+
+test('scratch memory on a GPU is known from shapes alone, on a machine without one too', (t) => {
+  if (!addon().cudaInfo().compiled) return void t.pass('a build without CUDA');
+  const shapes = (operands: OpCase['inputs']) => operands.map((operand) => operand && shapeOf(operand));
+  for (const c of CASES) {
+    const bytes = addon().workspace(c.op, shapes(c.inputs), shapes(c.outputs), c.attrs ?? {}, 'cuda');
+    t.true(Number.isSafeInteger(bytes) && bytes >= 0, c.name);
+  }
 });
 
 for (const op of new Set(CASES.map((c) => c.op))) {
