@@ -20,6 +20,9 @@ const MADE_AGAIN: Readonly<Record<RecomputeLevel, ReadonlySet<string>>> = {
   host: LAYERS,
 };
 
+/** Ops of the backward pass that a copy from the host is begun before it is wanted: about a block's. */
+const FETCH_AHEAD = 24;
+
 /**
  * The blocks of a forward pass: what lies between two sums of the residual stream, so attention and feed-forward of a decoder layer
  * are a block each. Block b is made of the ops from `starts[b]` on; what comes before the first belongs to none.
@@ -52,6 +55,7 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
   const again = new Set<Op>();
   const hosted = new Map<Value, Value>();
   const rewritten: Op[] = [];
+  let leaving: Move | undefined;
   let block = -1;
   forward.forEach((op, index) => {
     if (index === starts[block + 1]) block += 1;
@@ -60,12 +64,19 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
     for (const value of op.out) if (value?.kind === 'arena') producers.set(value, op);
     rewritten.push(op);
     const sum = op.op === 'rms_norm' ? op.out[2] : null;
+    // The norm after it is the last in the forward pass to read a sum: until then the copy has time, and takes no memory of its own.
+    if (leaving && op.op === 'rms_norm') {
+      rewritten.push(leaving.end);
+      leaving = undefined;
+    }
     if (sum && level === 'host') {
       const host = graph.value('host', sum.name, sum.dtype, sum.shape);
+      leaving = move(sum, host, hosted.size);
       hosted.set(sum, host);
-      rewritten.push(move(sum, host));
+      rewritten.push(leaving.begin);
     }
   });
+  if (leaving) rewritten.push(leaving.end);
   if (again.size === 0) return;
 
   const copies = new Map<Value, Value>();
@@ -84,10 +95,15 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
     return copies.get(value)!;
   };
 
+  const forwardEnd = rewritten.length;
+  let fetched = forwardEnd;
+  // Wanted now: the copy began some ops ago, though not before the one wanted last was there.
   const fetch = (value: Value, host: Value): Value => {
     const back = graph.value('arena', `${value.name} again`, value.dtype, value.shape);
     copies.set(value, back);
-    rewritten.push(move(host, back));
+    const { begin, end } = move(host, back, [...hosted.keys()].indexOf(value));
+    rewritten.splice(Math.max(fetched, rewritten.length - FETCH_AHEAD), 0, begin);
+    fetched = rewritten.push(end);
     return back;
   };
 
@@ -111,7 +127,15 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
   graph.ops = rewritten;
 }
 
-/** The same numbers elsewhere: a cast to the dtype that they have. */
-function move(from: Value, to: Value): Op {
-  return { op: 'cast', in: [from], out: [to], attrs: {} };
+interface Move {
+  readonly begin: Op;
+  readonly end: Op;
+}
+
+/** The same numbers elsewhere, copied beside the ops between `begin` and `end`. */
+function move(from: Value, to: Value, slot: number): Move {
+  return {
+    begin: { op: 'move_begin', in: [from], out: [to], attrs: { slot } },
+    end: { op: 'move_end', in: [from, to], out: [], attrs: { slot } },
+  };
 }

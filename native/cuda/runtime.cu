@@ -8,6 +8,7 @@
 #include "../runtime/thread_pool.h"
 #include "device.h"
 #include "gemm/blas.h"
+#include "move.h"
 #include "table.h"
 
 namespace vltune::gpu {
@@ -364,6 +365,7 @@ void run_op(const OpEntry& entry, OpCall& call) {
   bind_scratch(entry, call);
   StreamQueue(fault.record).run(entry, call);
   wait();
+  cuda::wait_for_moves();
   fault.check();
 }
 

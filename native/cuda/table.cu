@@ -8,6 +8,7 @@
 #include "../ops/embedding.h"
 #include "../ops/linear.h"
 #include "../ops/linear_cross_entropy.h"
+#include "../ops/move.h"
 #include "../ops/nf4.h"
 #include "../ops/qk_norm_rope.h"
 #include "../ops/rms_norm.h"

@@ -24,6 +24,8 @@
   OP(fill)                            \
   OP(select_rows)                     \
   OP(copy)                            \
+  OP(move_begin)                      \
+  OP(move_end)                        \
   OP(nf4_quantize)                    \
   OP(nf4_quantize_absmax)             \
   OP(nf4_dequantize)                  \

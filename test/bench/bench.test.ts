@@ -49,6 +49,8 @@ test.serial('benchmarks have names of their own', (t) => {
   const kernels = new Set(allBenches(SCOPES.cpu).map(({ kernel }) => kernel.split(' ')[0]));
   const untimed = [
     'copy',
+    'move_begin',
+    'move_end',
     'fill',
     'select_rows',
     'dynamic_map',

@@ -528,6 +528,18 @@ function movers(numbers: Numbers): OpCase[] {
       bounds: 'same',
     },
   );
+  const moved = random(numbers, 'bf16', [33, 130]);
+  cases.push(
+    {
+      name: 'move_begin',
+      op: 'move_begin',
+      inputs: [moved],
+      outputs: [zeros('bf16', 33, 130)],
+      attrs: { slot: 3 },
+      bounds: 'same',
+    },
+    { name: 'move_end', op: 'move_end', inputs: [moved, moved], outputs: [], attrs: { slot: 3 } },
+  );
   return cases;
 }
 

@@ -242,6 +242,10 @@ function wellFormed(op: string, chance: Chance): Call {
       return call([act(9, d), ids(n, 9)], [act(n, d)]);
     case 'copy':
       return call([bytes(n)], [bytes(n)]);
+    case 'move_begin':
+      return call([act(n, d)], [act(n * d)], { slot: chance.below(1024) });
+    case 'move_end':
+      return call([act(n, d), act(n, d)], [], { slot: 0 });
     case 'nf4_quantize':
       return call(
         [{ dtype: chance.pick(['f32', 'bf16', 'f16'] as const), shape: [n, d] }],
