@@ -126,19 +126,33 @@ export class TrainingStep {
     this.memory = chosen.memory;
   }
 
-  /** Allocates all memory and compiles the programs. The frozen weights are loaded before. */
+  /**
+   * Allocates all memory and compiles the programs. The frozen weights are loaded before. ERR_OUT_OF_MEMORY with the plan's numbers if
+   * there is less than was planned for.
+   */
   allocate(): void {
     const { device } = this.#options;
     const { params, grads, state, arena } = this.memory;
-    const storages = {
-      params: addon().allocate(params, device),
-      grads: addon().allocate(grads, device),
-      state: addon().allocate(state, device),
-      arena: addon().allocate(arena, device),
-      host: addon().allocate(hostBytes(this.#train.graph), device === 'cpu' ? 'cpu' : 'pinned'),
+    const taken: Storage[] = [];
+    const take = (bytes: number, where: Device | 'pinned' = device): Storage => {
+      taken.push(addon().allocate(bytes, where));
+      return taken.at(-1)!;
     };
+    let storages: { params: Storage; grads: Storage; state: Storage; arena: Storage; host: Storage };
+    try {
+      storages = {
+        params: take(params),
+        grads: take(grads),
+        state: take(state),
+        arena: take(arena),
+        host: take(hostBytes(this.#train.graph), device === 'cpu' ? 'cpu' : 'pinned'),
+      };
+      this.#io.allocate(device);
+    } catch (error) {
+      for (const storage of taken) addon().release(storage);
+      throw this.#withPlan(error);
+    }
     this.#storages = storages;
-    this.#io.allocate(device);
     const compile = (built: Built) => Program.compile(built.graph, built.plan, storages.arena, this.#places(built));
     this.#programs = { train: compile(this.#train), evaluate: compile(this.#evaluate), update: compile(this.#update) };
     this.#io.write('segments', this.#optimizer.segments);
@@ -246,6 +260,18 @@ export class TrainingStep {
     this.#programs = undefined;
     this.#storages = undefined;
     this.#io.release();
+  }
+
+  /** An error of allocation with what was planned and what to do. */
+  #withPlan(error: unknown): unknown {
+    if ((error as { code?: string }).code !== 'ERR_OUT_OF_MEMORY') return error;
+    const { total, weights, arena } = this.memory;
+    return new VltuneError(
+      'ERR_OUT_OF_MEMORY',
+      `${(error as Error).message}; the plan is ${mib(total)} in all (weights ${mib(weights)}, activations ${mib(arena)}). ` +
+        'Something else took memory after the plan was made: end it, or give --memory less than what is free, and the plan will fit.',
+      { cause: error },
+    );
   }
 
   // ---- Programs
