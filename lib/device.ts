@@ -24,6 +24,16 @@ export function deviceKind(option: DeviceOption | undefined): Device {
   return option === 'cpu' ? 'cpu' : 'cuda';
 }
 
+/** bf16 where the device's matrix units take it, on GPUs from compute capability 8.0 on; else F32. */
+export function trainingDType(option: DeviceOption | undefined): 'float32' | 'bfloat16' {
+  if (deviceKind(option) === 'cpu') return 'float32';
+  const number = indexOf(option) ?? 0;
+  const gpu = addon()
+    .cudaInfo()
+    .devices.find(({ index }) => index === number);
+  return gpu && Number.parseFloat(gpu.computeCapability) < 8 ? 'float32' : 'bfloat16';
+}
+
 /**
  * The device to compute on, chosen in native code if the option names one of several. ERR_NO_DEVICE says what was found and what
  * to do.

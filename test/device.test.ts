@@ -1,6 +1,6 @@
 import test from 'ava';
-import { type DeviceOption, deviceKind, openDevice, plannedDevice } from '../lib/device.js';
-import { addon } from '../lib/native.js';
+import { type DeviceOption, deviceKind, openDevice, plannedDevice, trainingDType } from '../lib/device.js';
+import { type Addon, addon, wrapAddon } from '../lib/native.js';
 
 const { available, compiled } = addon().cudaInfo();
 
@@ -38,4 +38,25 @@ test('a GPU that is not there is refused with what was found and what to do', (t
 test('a plan needs no GPU, but a build that knows its kernels', (t) => {
   if (compiled) t.is(plannedDevice('cuda'), 'cuda');
   else t.throws(() => plannedDevice('cuda'), { code: 'ERR_NO_DEVICE', message: /Install a build of vltune with CUDA/ });
+});
+
+test.serial('activations are bf16 where the GPU computes in it', (t) => {
+  t.is(trainingDType('cpu'), 'float32');
+  const gpu = (index: number, computeCapability: string) => {
+    return { index, name: 'GPU', computeCapability, multiprocessors: 40, totalMemory: 2 ** 34, freeMemory: 2 ** 34 };
+  };
+  let real: Addon | undefined;
+  wrapAddon((before) => {
+    real = before;
+    const devices = [gpu(0, '7.5'), gpu(1, '9.0')];
+    return { ...before, cudaInfo: () => ({ ...before.cudaInfo(), compiled: true, available: true, devices }) };
+  });
+  try {
+    t.is(trainingDType('cuda'), 'float32');
+    t.is(trainingDType('auto'), 'float32');
+    t.is(trainingDType('cuda:1'), 'bfloat16');
+    t.is(trainingDType('cpu'), 'float32');
+  } finally {
+    wrapAddon(() => real!);
+  }
 });

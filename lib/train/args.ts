@@ -3,7 +3,7 @@
  * A default is the seed recipe's value where that recipe has one (batch 2, accumulation 4, warm-up 5, one epoch, learning rate
  * 2e-5, adamw_8bit, weight decay 0.01, seed 3407, length 2048, 4 bits), else that of transformers, TRL or PEFT.
  */
-import { type DeviceOption, deviceKind, deviceOption } from '../device.js';
+import { type DeviceOption, deviceOption, trainingDType } from '../device.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
 
 export type LrSchedulerType = 'linear' | 'cosine' | 'constant' | 'constant_with_warmup';
@@ -119,7 +119,7 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     kind: 'choice',
     value: 'TYPE',
     choices: ['float32', 'bfloat16'],
-    defaultText: 'bfloat16 on a GPU, float32 on the CPU',
+    defaultText: 'bfloat16 on a GPU that computes in it, else float32',
     group: MODEL,
     help: 'Type of activations and of weights that are not quantised',
   },
@@ -451,7 +451,7 @@ function applyRules(
 
   return {
     loadIn4bit: values.fullFinetuning === true ? false : values.loadIn4bit,
-    dtype: values.dtype ?? (deviceKind(values.device as DeviceOption | undefined) === 'cuda' ? 'bfloat16' : 'float32'),
+    dtype: values.dtype ?? trainingDType(values.device as DeviceOption | undefined),
     warmupSteps: on('warmupRatio') && !on('warmupSteps') ? 0 : values.warmupSteps,
     warmupRatio: on('warmupSteps') ? 0 : values.warmupRatio,
     assistantOnlyLoss: values.textFormat === 'plain' ? false : values.assistantOnlyLoss,
