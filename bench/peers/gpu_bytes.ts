@@ -11,7 +11,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { normals } from '../../lib/bench/random_model.js';
+import { normals } from '../../lib/bench/normals.js';
 import { openDevice } from '../../lib/device.js';
 import { ParameterLayout } from '../../lib/models/parameters.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';

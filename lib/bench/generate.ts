@@ -1,12 +1,11 @@
 /** `vltune bench generate`: a prompt and the tokens after it at true size, on random weights that are made in place. */
 import { DecoderSession } from '../generate/decoder_session.js';
 import { sample } from '../generate/sampler.js';
-import { newAdapters } from '../models/adapters.js';
 import { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
 import { MersenneTwister } from '../random.js';
 import { quantile } from './harness.js';
-import { modelOfShape, RandomWeights } from './random_model.js';
+import { modelOfShape, RandomWeights, recipeAdapters } from './random_model.js';
 
 export interface GenerateBenchOptions {
   /** One of SHAPE_NAMES. */
@@ -43,9 +42,7 @@ const TOKENS_AT_ONCE = 8;
 export async function benchGenerate(options: GenerateBenchOptions): Promise<GenerateBenchResult> {
   const { shape, device, dtype, promptTokens, newTokens, signal } = options;
   const spec = modelOfShape(shape);
-  const modules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
-  const lora = { r: options.loraR, alpha: options.loraR, dropout: 0, useRslora: false, targetModules: modules };
-  const trainables = options.loraR > 0 ? newAdapters(spec, lora) : Trainables.none();
+  const trainables = options.loraR > 0 ? recipeAdapters(spec, options.loraR) : Trainables.none();
   const weights = new RandomWeights(spec, dtype, options.loadIn4bit);
   const params = addon().allocate(trainables.layout.elements * 4, device);
   let session: DecoderSession | undefined;

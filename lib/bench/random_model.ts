@@ -2,13 +2,17 @@
 import { VltuneError } from '../errors.js';
 import { CUDA_ALIGNMENT } from '../graph/planner.js';
 import type { Place } from '../graph/program.js';
+import { newAdapters } from '../models/adapters.js';
 import type { LinearSpec, ModelSpec } from '../models/family.js';
 import { QWEN3_VL } from '../models/qwen3_vl.js';
+import type { Trainables } from '../models/trainables.js';
 import type { StoredWeight, WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type DType, dtypeBytes, type Storage } from '../native.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
+import { TRAIN_OPTIONS } from '../train/args.js';
 import { f32ToBf16 } from '../weights/float16.js';
+import { normals } from './normals.js';
 
 interface TextSizes {
   readonly hidden: number;
@@ -91,6 +95,12 @@ export function modelOfShape(name: string): ModelSpec {
   );
 }
 
+/** Adapters of rank `r`, alpha the same, on the layers that training takes by default. */
+export function recipeAdapters(spec: ModelSpec, r: number): Trainables {
+  const targetModules = TRAIN_OPTIONS.targetModules.fallback as readonly string[];
+  return newAdapters(spec, { r, alpha: r, dropout: 0, useRslora: false, targetModules });
+}
+
 const align = (bytes: number): number => Math.ceil(bytes / CUDA_ALIGNMENT) * CUDA_ALIGNMENT;
 
 const DEVIATION = 0.02;
@@ -142,7 +152,7 @@ export class RandomWeights implements WeightStore {
     const table = addon().allocate(TABLE * element, device);
     this.#block = addon().allocate(this.#bytes, device);
     try {
-      const host = this.#host(normals(TABLE));
+      const host = this.#host(normals(TABLE, DEVIATION));
       await addon().copyAsync(table, 0, host, 0, TABLE * element);
       addon().release(host);
       let cut = 0;
@@ -251,16 +261,4 @@ function bytesOf(dtype: DType, numel: number): number {
   if (dtype !== 'nf4') return align(dtypeBytes(dtype, numel));
   const blocks = Math.ceil(numel / NF4_BLOCK);
   return align(Math.ceil(numel / 2)) + align(blocks) + align(Math.ceil(blocks / NF4_NESTED_BLOCK) * 4);
-}
-
-/** Normal numbers, the same at each call. */
-export function normals(count: number, deviation: number = DEVIATION): Float32Array {
-  let state = 1;
-  const uniform = (): number => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    return (state + 0.5) / 2 ** 32;
-  };
-  const values = new Float32Array(count);
-  for (let i = 0; i < count; i++) values[i] = deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-  return values;
 }

@@ -7,6 +7,7 @@ import { addon, type Device, type DType, type NativeOp, type NativeValue, type S
 import type { Attrs, Builder, Into, OutputSpec } from '../ops/builder.js';
 import { Tensor } from '../ops/tensor.js';
 import type { Batch, Timed } from './harness.js';
+import { normals } from './normals.js';
 
 export class Recorder implements Builder<Tensor>, Timed {
   readonly #device: Device;
@@ -50,7 +51,7 @@ export class Recorder implements Builder<Tensor>, Timed {
   /** Normal numbers of the given deviation, from a table that repeats: what they are does not change the time. */
   normal(shape: readonly number[], dtype: 'f32' | 'bf16' = 'f32', deviation = 1): Tensor {
     const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
-    const table = normals().map((x) => x * deviation);
+    const table = normals(NORMALS, deviation);
     // A length that shares no factor with the usual dimensions, so that rows differ.
     for (let at = 0; at < values.length; at += table.length) values.set(table.subarray(0, values.length - at), at);
     return this.#own(Tensor.from(values, shape, dtype, this.#device));
@@ -117,17 +118,5 @@ export class Recorder implements Builder<Tensor>, Timed {
   }
 }
 
+/** A length that shares no factor with the usual dimensions, so that rows differ. */
 const NORMALS = 65_521;
-let table: Float32Array | undefined;
-
-function normals(): Float32Array {
-  if (table) return table;
-  let state = 1;
-  const uniform = (): number => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    return (state + 0.5) / 2 ** 32;
-  };
-  table = new Float32Array(NORMALS);
-  for (let i = 0; i < NORMALS; i++) table[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-  return table;
-}

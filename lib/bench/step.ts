@@ -1,6 +1,5 @@
 /** `vltune bench step`: a training step at true size, on random weights that are made in place. */
 import { createHash } from 'node:crypto';
-import { newAdapters } from '../models/adapters.js';
 import type { ModelSpec } from '../models/family.js';
 import type { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
@@ -8,7 +7,8 @@ import { memoryBudget } from '../train/memory_limit.js';
 import { type Optim, OptimizerLayout } from '../train/optimizer.js';
 import { type MicroBatch, TrainingStep } from '../train/training_step.js';
 import { quantile } from './harness.js';
-import { modelOfShape, normals, RandomWeights } from './random_model.js';
+import { normals } from './normals.js';
+import { modelOfShape, RandomWeights, recipeAdapters } from './random_model.js';
 
 export interface StepBenchOptions {
   /** One of SHAPE_NAMES. */
@@ -59,13 +59,7 @@ const WARM_UP = 2;
 export async function benchStep(options: StepBenchOptions): Promise<StepBenchResult> {
   const { shape, device, dtype, maxLength, perDeviceTrainBatchSize: rows, gradientAccumulationSteps, signal } = options;
   const spec = modelOfShape(shape);
-  const trainables = newAdapters(spec, {
-    r: options.loraR,
-    alpha: options.loraR,
-    dropout: 0,
-    useRslora: false,
-    targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
-  });
+  const trainables = recipeAdapters(spec, options.loraR);
   const { limit } = memoryBudget(device, options.memory, true);
   const weights = new RandomWeights(spec, dtype, options.loadIn4bit);
   const step = new TrainingStep(spec, weights, trainables, new OptimizerLayout(trainables.layout, options.optim), {

@@ -5,6 +5,7 @@ import { type DeviceOption, deviceOption, openDevice } from '../device.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes } from './output.js';
+import { opTimes } from './shared_options.js';
 
 const WHAT = 'What';
 const MACHINE = 'Machine';
@@ -91,9 +92,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     `${result.tokensPerSecond.toFixed(1)} tokens/s after the first, which took ${result.timeToFirstTokenMs.toFixed(1)} ms`,
   );
   output.say(`weights read at ${formatBytes(result.weightBytesPerSecond)}/s; ${formatBytes(result.peakMemoryBytes)} in use`);
-  for (const { op, calls, milliseconds } of result.ops ?? []) {
-    output.say(`  ${op.padEnd(24)} ${String(calls).padStart(5)} ${milliseconds.toFixed(3).padStart(10)} ms`);
-  }
+  for (const line of opTimes(result.ops)) output.say(line);
   output.emit({ ...result });
 }
 

@@ -5,6 +5,7 @@ import { type DeviceOption, deviceOption, openDevice } from '../device.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount } from './output.js';
+import { opTimes } from './shared_options.js';
 
 const WHAT = 'What';
 const MACHINE = 'Machine and memory';
@@ -116,9 +117,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   );
   const rate = (result.flopsPerToken * result.tokensPerSecond) / 1e12;
   output.say(`${(result.flopsPerToken / 1e9).toFixed(2)} GFLOP a token, ${rate.toPrecision(3)} TFLOP/s`);
-  for (const { op, calls, milliseconds } of result.ops ?? []) {
-    output.say(`  ${op.padEnd(24)} ${String(calls).padStart(5)} ${milliseconds.toFixed(3).padStart(10)} ms`);
-  }
+  for (const line of opTimes(result.ops)) output.say(line);
   output.emit({ ...result });
 }
 

@@ -26,6 +26,15 @@ export const NEW_FOLDER_OPTION: OptionSpec = {
   help: 'Folder to write, empty or absent; it appears whole or not at all',
 };
 
+/** A line for each op that was measured. */
+export function opTimes(
+  ops: readonly { readonly op: string; readonly calls: number; readonly milliseconds: number }[] = [],
+): string[] {
+  return ops.map(
+    ({ op, calls, milliseconds }) => `  ${op.padEnd(24)} ${String(calls).padStart(5)} ${milliseconds.toFixed(3).padStart(10)} ms`,
+  );
+}
+
 /** Shows a download as it goes. */
 export function downloadProgress(progress: ProgressStages): (download: DownloadProgress) => void {
   return ({ file, bytes, totalBytes }) => progress.report('Downloading', bytes, totalBytes, formatBytes, file);

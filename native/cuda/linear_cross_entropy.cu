@@ -258,11 +258,7 @@ constexpr int64_t kChunkBytes = int64_t{160} << 20;
 constexpr int64_t kRowStep = 128;    // rows of a chunk are a multiple, where there are as many
 constexpr int64_t kLeastRows = 32;
 
-#ifdef VLTUNE_LOGITS_F32
-constexpr DType kLogitsOfBf16 = DType::F32;
-#else
 constexpr DType kLogitsOfBf16 = DType::BF16;
-#endif
 
 struct Call {
   Tensor x, weight, targets, loss_scale, rows, loss, dx, dweight;
