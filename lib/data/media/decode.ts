@@ -1,0 +1,156 @@
+/**
+ * Picture files to RGB as Pillow gives it after `exif_transpose` and `convert("RGB")`: what transformers' processors start from.
+ * sharp decodes; where its own way to RGB is another than Pillow's (CMYK, 16-bit grey, transparent GIFs, colour profiles) it is
+ * asked for what the file holds, and the rest is done here. Alpha is dropped, not blended.
+ *
+ * AVIF is the one kind whose decoders differ (in how they turn YUV into RGB): by a few steps of 255.
+ */
+import sharp, { type Metadata, type Sharp } from 'sharp';
+import { opaqueGif } from './gif.js';
+import type { Size } from './smart_resize.js';
+import { sniffFormat } from './sniff.js';
+
+/** RGB, 8 bits each, row by row without gaps. */
+export interface Pixels extends Size {
+  readonly data: Uint8Array;
+}
+
+export interface Header extends Size {
+  /** As it is looked at: 1 to 8 as EXIF numbers it, which `width` and `height` have taken in. */
+  readonly orientation: number;
+  readonly metadata: Metadata;
+}
+
+/** Why bytes are no picture that can be used, in words that follow the source's name. */
+export class DecodeError extends Error {
+  readonly unsupported: boolean;
+
+  constructor(message: string, unsupported = false, options?: ErrorOptions) {
+    super(message, options);
+    this.unsupported = unsupported;
+  }
+}
+
+/** Twice Pillow's MAX_IMAGE_PIXELS, where it too takes a picture for a decompression bomb. */
+export const MOST_PIXELS: number = 178_956_970;
+
+/** How sharp mirrors (left and right, first) and turns (clockwise, then) for each orientation of EXIF from 2 on. */
+const ORIENTATIONS: readonly (readonly [flop: boolean, angle: number])[] = [
+  [true, 0],
+  [false, 180],
+  [true, 180],
+  [true, 270],
+  [false, 90],
+  [true, 90],
+  [false, 270],
+];
+
+const INPUT = { failOn: 'error', ignoreIcc: true, limitInputPixels: MOST_PIXELS, sequentialRead: true } as const;
+
+/** Size and orientation from a file's beginning. DecodeError if it has no such beginning, or needs more of it. */
+export async function readHeader(bytes: Uint8Array): Promise<Header> {
+  const kind = sniffFormat(bytes);
+  if (bytes.length === 0) throw new DecodeError('the file is empty');
+  if (kind === undefined) throw new DecodeError('the file is not a picture: expected PNG, JPEG, WebP, GIF, AVIF or TIFF');
+  if (!kind.supported) {
+    throw new DecodeError(`the file is ${kind.name}, which is not supported: expected PNG, JPEG, WebP, GIF, AVIF or TIFF`, true);
+  }
+  const metadata = await sharp(bytes, { ...INPUT, failOn: 'none', limitInputPixels: false })
+    .metadata()
+    .catch((cause: Error) => {
+      throw new DecodeError(`not a ${kind.name} file that can be read: ${reason(cause)}`, false, { cause });
+    });
+  const { width, height } = metadata;
+  if (width * height > MOST_PIXELS) {
+    throw new DecodeError(`${width}×${height} pixels are too many (at most ${MOST_PIXELS}): is it a decompression bomb?`);
+  }
+  const orientation = orientationOf(metadata);
+  return orientation > 4 ? { width: height, height: width, orientation, metadata } : { width, height, orientation, metadata };
+}
+
+/** The last line that libvips wrote: the lines before it are warnings of the same file. */
+function reason(error: Error): string {
+  return error.message
+    .trim()
+    .split('\n')
+    .at(-1)!
+    .replace(/^Input buffer (has corrupt header: )?/, '');
+}
+
+/** Pillow's order: EXIF, and XMP where EXIF does not say. */
+function orientationOf(metadata: Metadata): number {
+  const { orientation, xmp } = metadata;
+  const told = orientation ?? Number(/tiff:Orientation(?:="|>)([0-9])/.exec(xmp?.toString('latin1') ?? '')?.[1] ?? 1);
+  return told >= 1 && told <= 8 ? told : 1;
+}
+
+/** The whole file's picture. DecodeError for a file that is broken or cut short. */
+export async function decodeImage(bytes: Uint8Array, header: Header): Promise<Pixels> {
+  try {
+    return await decodeAs(bytes, header);
+  } catch (cause) {
+    if (cause instanceof DecodeError) throw cause;
+    throw new DecodeError(`the picture is broken or cut short: ${reason(cause as Error)}`, false, { cause });
+  }
+}
+
+function decodeAs(bytes: Uint8Array, header: Header): Promise<Pixels> {
+  const { format, space, depth, hasAlpha } = header.metadata;
+  if (space === 'cmyk') return fromCmyk(bytes, header);
+  // Grey with an alpha channel of its own Pillow reads as 8 bits, grey whose transparency is one number as 16.
+  if (space === 'grey16' && !(format === 'png' && bytes[25] === GREY_WITH_ALPHA)) return fromGrey16(bytes, header);
+  if (depth !== 'uchar' && depth !== 'ushort') throw new DecodeError(`its samples are ${depth}: expected 8 or 16 bits`, true);
+  if (format === 'gif' && hasAlpha) return fromTransparentGif(bytes);
+  return raw(upright(sharp(bytes, INPUT), header).removeAlpha().toColourspace('srgb'), 3);
+}
+
+const GREY_WITH_ALPHA = 4;
+
+function upright(image: Sharp, { orientation }: Header): Sharp {
+  if (orientation === 1) return image;
+  const [flop, angle] = ORIENTATIONS[orientation - 2]!;
+  return image.flop(flop).rotate(angle);
+}
+
+async function raw(image: Sharp, channels: number, depth: 'uchar' | 'ushort' = 'uchar'): Promise<Pixels> {
+  const { data, info } = await image.raw({ depth }).toBuffer({ resolveWithObject: true });
+  if (info.channels !== channels) throw new DecodeError(`${info.channels} channels came out, expected ${channels}`, true);
+  return { data, width: info.width, height: info.height };
+}
+
+async function fromCmyk(bytes: Uint8Array, header: Header): Promise<Pixels> {
+  const image = upright(sharp(bytes, INPUT), header).pipelineColourspace('cmyk').toColourspace('cmyk');
+  const { data: cmyk, width, height } = await raw(image, 4);
+  const data = new Uint8Array(width * height * 3);
+  for (let from = 0, to = 0; to < data.length; from += 4) {
+    const white = 255 - cmyk[from + 3]!;
+    for (let c = 0; c < 3; c++) {
+      const product = cmyk[from + c]! * white + 128; // over 255, rounded, in the integers that Pillow uses
+      data[to++] = Math.max(0, white - (((product >> 8) + product) >> 8));
+    }
+  }
+  return { data, width, height };
+}
+
+/** Pillow clips 16-bit grey at 255. */
+async function fromGrey16(bytes: Uint8Array, header: Header): Promise<Pixels> {
+  const image = upright(sharp(bytes, INPUT), header).removeAlpha().toColourspace('grey16');
+  const { data: samples, width, height } = await raw(image, 1, 'ushort');
+  const grey = new Uint16Array(samples.buffer, samples.byteOffset, width * height);
+  const data = new Uint8Array(width * height * 3);
+  for (let i = 0; i < grey.length; i++) data.fill(Math.min(grey[i]!, 255), 3 * i, 3 * i + 3);
+  return { data, width, height };
+}
+
+async function fromTransparentGif(bytes: Uint8Array): Promise<Pixels> {
+  const opaque = opaqueGif(bytes);
+  if (!opaque) throw new DecodeError('the picture is broken or cut short: no frame');
+  const image = sharp(opaque.bytes, INPUT).ensureAlpha().toColourspace('srgb');
+  const { data: rgba, width, height } = await raw(image, 4);
+  const data = new Uint8Array(width * height * 3);
+  for (let i = 0; i < width * height; i++) {
+    const inside = rgba[4 * i + 3] !== 0;
+    for (let c = 0; c < 3; c++) data[3 * i + c] = inside ? rgba[4 * i + c]! : opaque.fill[c]!;
+  }
+  return { data, width, height };
+}
