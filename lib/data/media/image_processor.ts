@@ -6,6 +6,7 @@
 import { VltuneError } from '../../errors.js';
 import type { JsonObject } from '../../weights/json.js';
 import type { Pixels } from './decode.js';
+import { Patcher } from './patches.js';
 import { findProcessorConfig, type PatchSettings, readPatchSettings } from './processor_config.js';
 import { imageSize, type ResizeRule, type Size } from './smart_resize.js';
 
@@ -41,10 +42,12 @@ const DEFAULTS = {
 export class ImageProcessor {
   readonly backend: ImageBackend;
   readonly #settings: PatchSettings;
+  readonly #patcher: Patcher;
 
   private constructor(settings: PatchSettings, backend: ImageBackend) {
     this.#settings = settings;
     this.backend = backend;
+    this.#patcher = new Patcher(settings, backend);
   }
 
   /** `config` is what preprocessor_config.json holds, `file` its name for errors. ERR_BAD_CHECKPOINT, ERR_UNSUPPORTED, ERR_USAGE. */
@@ -91,9 +94,10 @@ export class ImageProcessor {
     return [1, size.height / patchSize, size.width / patchSize];
   }
 
-  /** ERR_BAD_DATA as for `gridOf`. */
-  process(_pixels: Pixels): Promise<Patches> {
-    throw new VltuneError('ERR_UNSUPPORTED', 'not built yet');
+  /** Off the main thread. The pixels must not change until it is done. ERR_BAD_DATA as for `gridOf`. */
+  async process(pixels: Pixels): Promise<Patches> {
+    const grid = this.gridOf(pixels.width, pixels.height);
+    return { patches: await this.#patcher.patches([pixels], this.#resized(pixels)), grid };
   }
 
   #resized(size: Size): Size {
