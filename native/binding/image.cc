@@ -13,6 +13,8 @@ namespace {
 
 constexpr size_t kLongestSide = 1 << 24;
 constexpr size_t kLargestPatch = 4096;
+// From here on memory is a storage's, in huge pages; below, the heap's, whose pages have been touched before.
+constexpr size_t kLargeResult = size_t{8} << 20;
 
 // Tables are copied (they are small), frames are not: a reference keeps each alive.
 struct ImageWork {
@@ -20,7 +22,7 @@ struct ImageWork {
   std::vector<int32_t> numbers[2][2];  // of columns and rows: starts, weights
   Resampling columns, rows;
   std::vector<float> table;
-  std::unique_ptr<float[]> out;
+  std::shared_ptr<float> out;
   ImagePatches patches;
 };
 
@@ -55,6 +57,8 @@ const Resampling* resampling(const Napi::Value& value, int64_t inputs, std::vect
   to.taps = static_cast<int64_t>(weights.size() / starts.size());
   for (int64_t i = 0; i < to.outputs; ++i) {
     VLTUNE_CHECK(starts[i] >= 0 && starts[i] + to.taps <= inputs, "ERR_ARGUMENT", "%s: output %lld reads outside the picture", what,
+                 static_cast<long long>(i));
+    VLTUNE_CHECK(i == 0 || starts[i] >= starts[i - 1], "ERR_ARGUMENT", "%s: the starts fall at output %lld", what,
                  static_cast<long long>(i));
     int64_t sum = int64_t{1} << to.shift;
     for (int64_t k = 0; k < to.taps; ++k) sum += 255 * std::abs(static_cast<int64_t>(weights[i * to.taps + k]));
@@ -103,19 +107,26 @@ std::shared_ptr<ImageWork> read_work(const Napi::CallbackInfo& info) {
   return work;
 }
 
-// The numbers as an ArrayBuffer of their own, without a copy where the engine takes memory from outside.
-napi_value to_array(napi_env env, ImageWork& work) {
-  const auto count = static_cast<size_t>(work.patches.out_numel());
+std::shared_ptr<float> result_memory(size_t count) {
+  if (count * sizeof(float) < kLargeResult) return {new float[count], std::default_delete<float[]>()};
+  const auto storage = Storage::allocate(count * sizeof(float), Device::Cpu);
+  return {storage, reinterpret_cast<float*>(storage->data())};
+}
+
+// The numbers as an ArrayBuffer, without a copy where the engine takes memory from outside.
+napi_value to_array(napi_env env, const ImageWork& work) {
+  const size_t bytes = static_cast<size_t>(work.patches.out_numel()) * sizeof(float);
   napi_value buffer = nullptr, array = nullptr;
-  float* data = work.out.release();
-  const auto free_data = [](napi_env, void* memory, void*) { delete[] static_cast<float*>(memory); };
-  if (napi_create_external_arraybuffer(env, data, count * sizeof(float), free_data, nullptr, &buffer) != napi_ok) {
-    work.out.reset(data);
+  auto owner = std::make_unique<std::shared_ptr<float>>(work.out);
+  const auto free_memory = [](napi_env, void*, void* owned) { delete static_cast<std::shared_ptr<float>*>(owned); };
+  if (napi_create_external_arraybuffer(env, work.out.get(), bytes, free_memory, owner.get(), &buffer) == napi_ok) {
+    owner.release();
+  } else {
     void* copy = nullptr;
-    if (napi_create_arraybuffer(env, count * sizeof(float), &copy, &buffer) != napi_ok) return nullptr;
-    std::memcpy(copy, data, count * sizeof(float));
+    if (napi_create_arraybuffer(env, bytes, &copy, &buffer) != napi_ok) return nullptr;
+    std::memcpy(copy, work.out.get(), bytes);
   }
-  return napi_create_typedarray(env, napi_float32_array, count, buffer, 0, &array) == napi_ok ? array : nullptr;
+  return napi_create_typedarray(env, napi_float32_array, bytes / sizeof(float), buffer, 0, &array) == napi_ok ? array : nullptr;
 }
 
 }  // namespace
@@ -126,7 +137,7 @@ Napi::Value image_patches(const Napi::CallbackInfo& info) {
     return PromiseWorker::start(
         info.Env(),
         [work] {
-          work->out.reset(new float[static_cast<size_t>(work->patches.out_numel())]);
+          work->out = result_memory(static_cast<size_t>(work->patches.out_numel()));
           work->patches.out = work->out.get();
           cpu::image_patches(work->patches);
         },

@@ -5,8 +5,14 @@
 //   load_bytes(p)               kLanes bytes, 0 to 255; no alignment is asked for
 //   multiply_add(a, b, c)       a * b + c, the low 32 bits
 //   store_shifted(p, a, shift)  a >> shift (rounded down), clipped to 0 .. 255, as kLanes bytes
+//
+//   transpose_block(from, from_stride, to, to_stride)   to[x, y] = from[y, x] for 16 x 16 bytes
 #pragma once
 #include "simd.h"
+
+#if defined(__SSE2__) && !defined(__AVX2__)
+#include <emmintrin.h>
+#endif
 
 namespace vltune::cpu::VLTUNE_ISA {
 
@@ -66,5 +72,42 @@ inline void store_shifted(uint8_t* p, Ints a, int shift) {
 }
 
 #endif
+
+#if defined(__SSE2__) || defined(__AVX2__)
+using Sixteen = __m128i;
+inline Sixteen load_sixteen(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline void store_sixteen(uint8_t* p, Sixteen a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
+inline Sixteen interleave_low(Sixteen a, Sixteen b) { return _mm_unpacklo_epi8(a, b); }
+inline Sixteen interleave_high(Sixteen a, Sixteen b) { return _mm_unpackhi_epi8(a, b); }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+using Sixteen = uint8x16_t;
+inline Sixteen load_sixteen(const uint8_t* p) { return vld1q_u8(p); }
+inline void store_sixteen(uint8_t* p, Sixteen a) { vst1q_u8(p, a); }
+inline Sixteen interleave_low(Sixteen a, Sixteen b) { return vzip1q_u8(a, b); }
+inline Sixteen interleave_high(Sixteen a, Sixteen b) { return vzip2q_u8(a, b); }
+#else
+#define VLTUNE_NO_SIXTEEN
+inline void transpose_block(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
+  for (int x = 0; x < 16; ++x)
+    for (int y = 0; y < 16; ++y) to[x * to_stride + y] = from[y * from_stride + x];
+}
+#endif
+
+#ifndef VLTUNE_NO_SIXTEEN
+// Four times the rows are dealt like a pack of cards: after that the index of a byte in its row is that of the row it came from.
+inline void transpose_block(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
+  Sixteen rows[16], dealt[16];
+  for (int i = 0; i < 16; ++i) rows[i] = load_sixteen(from + i * from_stride);
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < 8; ++i) {
+      dealt[2 * i] = interleave_low(rows[i], rows[i + 8]);
+      dealt[2 * i + 1] = interleave_high(rows[i], rows[i + 8]);
+    }
+    for (int i = 0; i < 16; ++i) rows[i] = dealt[i];
+  }
+  for (int i = 0; i < 16; ++i) store_sixteen(to + i * to_stride, rows[i]);
+}
+#endif
+#undef VLTUNE_NO_SIXTEEN
 
 }  // namespace vltune::cpu::VLTUNE_ISA

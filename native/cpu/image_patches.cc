@@ -1,6 +1,7 @@
 #include "../ops/image_patches.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 #include "../runtime/thread_pool.h"
@@ -9,12 +10,15 @@
 namespace vltune::cpu::VLTUNE_ISA {
 namespace {
 
-// Both directions are the same sum over rows of bytes: the one across a row is made on a tile of rows that stands transposed, so
-// that its lanes too are bytes side by side.
-constexpr int kTile = 64;          // rows of a tile; a multiple of kLanes
-constexpr int kWide = 4 * kLanes;  // bytes summed at once, in four registers
-static_assert(kTile % kWide == 0);
+// Both directions are the same sum over rows of bytes: the one along a row is made on a tile of rows that stands transposed, so that
+// its lanes too are bytes side by side. A tile is as wide as leaves it in the nearest caches.
+constexpr int64_t kTileRows = 64;
+constexpr int64_t kTilePixels = 192;  // about as many of the input
+constexpr int64_t kWide = 4 * kLanes;  // bytes summed at once, in four registers
+constexpr int64_t kBlock = 16;         // of transpose_block
+static_assert(kTileRows % kWide == 0 && kTileRows % kBlock == 0);
 
+// Not zeroed.
 std::unique_ptr<uint8_t[]> bytes(int64_t count) { return std::unique_ptr<uint8_t[]>(new uint8_t[static_cast<size_t>(count)]); }
 
 // to[i] = clip((half + sum over k of weights[k] * from[k * stride + i]) >> shift) for n bytes.
@@ -45,60 +49,95 @@ void weighted_rows(const uint8_t* from, int64_t stride, const int32_t* weights, 
 
 // to[x, y] = from[y, x] for `rows` rows of `columns` bytes.
 void transpose(const uint8_t* from, int64_t from_stride, int64_t rows, int64_t columns, uint8_t* to, int64_t to_stride) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t x0 = 0; x0 < columns; x0 += kBlock)
-    for (int64_t y0 = 0; y0 < rows; y0 += kBlock)
-      for (int64_t x = x0; x < std::min(x0 + kBlock, columns); ++x)
-        for (int64_t y = y0; y < std::min(y0 + kBlock, rows); ++y) to[x * to_stride + y] = from[y * from_stride + x];
+  for (int64_t y = 0; y < rows; y += kBlock)
+    for (int64_t x = 0; x < columns; x += kBlock) {
+      const uint8_t* block = from + y * from_stride + x;
+      uint8_t* transposed = to + x * to_stride + y;
+      if (y + kBlock <= rows && x + kBlock <= columns) {
+        transpose_block(block, from_stride, transposed, to_stride);
+        continue;
+      }
+      for (int64_t j = 0; j < std::min(kBlock, columns - x); ++j)
+        for (int64_t i = 0; i < std::min(kBlock, rows - y); ++i) transposed[j * to_stride + i] = block[i * from_stride + j];
+    }
 }
 
-// `rows` <= kTile rows of a frame, resized along their length. `tile` holds kTile bytes for each byte of a row, before and after.
-void resize_columns(const ImagePatches& work, const uint8_t* from, int64_t rows, uint8_t* to, uint8_t* tile) {
+// The columns that a resize along the rows makes at once, and the bytes of its two tiles: before and after.
+struct Tiles {
+  explicit Tiles(const ImagePatches& work) {
+    if (!work.columns) return;
+    const Resampling& columns = *work.columns;
+    outputs = std::clamp<int64_t>(kTilePixels * columns.outputs / work.width, 16, 512);
+    for (int64_t x = 0; x < columns.outputs; x += outputs) {
+      const int64_t last = std::min(x + outputs, columns.outputs) - 1;
+      before = std::max(before, (columns.starts[last] + columns.taps - columns.starts[x]) * kColors * kTileRows);
+    }
+    bytes = before + outputs * kColors * kTileRows;
+  }
+  int64_t outputs = 0, before = 0, bytes = 0;
+};
+
+// `rows` <= kTileRows rows of a frame, resized along their length.
+void resize_columns(const ImagePatches& work, const Tiles& tiles, const uint8_t* from, int64_t rows, uint8_t* to, uint8_t* scratch) {
   const Resampling& columns = *work.columns;
-  const int64_t length = work.width * kColors, resized = columns.outputs * kColors;
-  uint8_t* sums = tile + length * kTile;
-  transpose(from, length, rows, length, tile, kTile);
-  for (int64_t x = 0; x < columns.outputs; ++x)
-    for (int64_t c = 0; c < kColors; ++c)
-      weighted_rows(tile + (columns.starts[x] * kColors + c) * kTile, kColors * kTile, columns.weights + x * columns.taps, columns.taps,
-                    columns.shift, sums + (x * kColors + c) * kTile, kTile);
-  transpose(sums, kTile, resized, rows, to, resized);
+  uint8_t* sums = scratch + tiles.before;
+  for (int64_t first = 0; first < columns.outputs; first += tiles.outputs) {
+    const int64_t end = std::min(first + tiles.outputs, columns.outputs), start = columns.starts[first];
+    const int64_t span = columns.starts[end - 1] + columns.taps - start;
+    transpose(from + start * kColors, work.width * kColors, rows, span * kColors, scratch, kTileRows);
+    for (int64_t x = first; x < end; ++x)
+      for (int64_t c = 0; c < kColors; ++c)
+        weighted_rows(scratch + ((columns.starts[x] - start) * kColors + c) * kTileRows, kColors * kTileRows,
+                      columns.weights + x * columns.taps, columns.taps, columns.shift, sums + ((x - first) * kColors + c) * kTileRows,
+                      kTileRows);
+    transpose(sums, kTileRows, (end - first) * kColors, rows, to + first * kColors, columns.outputs * kColors);
+  }
 }
 
-// One row of groups: the band's resized rows of each frame become rows of patches. `band` [temporal][merge * patch][out_width * 3];
-// `distinct` frames are in it, the others are the last of them.
+// Rows [first, first + count) of a frame that has been resized down its columns, or left as it was; rows of `length` bytes.
+void resize_rows(const ImagePatches& work, const uint8_t* from, int64_t length, int64_t first, int64_t count, uint8_t* to) {
+  if (!work.rows) {
+    std::copy_n(from + first * length, count * length, to);
+    return;
+  }
+  const Resampling& rows = *work.rows;
+  for (int64_t y = first; y < first + count; ++y, to += length)
+    weighted_rows(from + rows.starts[y] * length, length, rows.weights + y * rows.taps, rows.taps, rows.shift, to, length);
+}
+
+// One row of groups: the band's rows of each frame become rows of patches. `band` [distinct, merge * patch, out_width * 3]; the frames
+// that are missing are the last of these.
 void write_patches(const ImagePatches& work, const uint8_t* band, int64_t distinct, float* out) {
   const int64_t patch = work.patch, merge = work.merge, area = patch * patch, row = work.out_width() * kColors;
+  const int64_t channel = work.temporal * area;  // numbers of a patch, of which a frame's are side by side
   const float* table = work.table;
   for (int64_t group = 0; group < work.out_width() / (patch * merge); ++group)
     for (int64_t my = 0; my < merge; ++my)
-      for (int64_t mx = 0; mx < merge; ++mx, out += kColors * work.temporal * area)
-        for (int64_t k = 0; k < work.temporal; ++k) {
-          float* to = out + k * area;  // of the first channel; the next is temporal * area further
-          const int64_t next = work.temporal * area;
-          if (k >= distinct) {
-            for (int64_t c = 0; c < kColors; ++c) std::copy_n(to + c * next - area, area, to + c * next);
-            continue;
-          }
+      for (int64_t mx = 0; mx < merge; ++mx, out += kColors * channel) {
+        for (int64_t k = 0; k < distinct; ++k) {
           const uint8_t* from = band + (k * merge + my) * patch * row + (group * merge + mx) * patch * kColors;
+          float* to = out + k * area;
           for (int64_t y = 0; y < patch; ++y, from += row, to += patch)
             for (int64_t x = 0; x < patch; ++x) {
               to[x] = table[from[x * kColors]];
-              to[next + x] = table[256 + from[x * kColors + 1]];
-              to[2 * next + x] = table[512 + from[x * kColors + 2]];
+              to[channel + x] = table[256 + from[x * kColors + 1]];
+              to[2 * channel + x] = table[512 + from[x * kColors + 2]];
             }
         }
+        for (int64_t c = 0; c < kColors; ++c)
+          for (int64_t k = distinct; k < work.temporal; ++k)
+            std::copy_n(out + c * channel + (distinct - 1) * area, area, out + c * channel + k * area);
+      }
 }
 
-// The rows of one frame that a band is made of; from has rows of `length` bytes, to has rows of `length` bytes likewise.
-void band_rows(const ImagePatches& work, const uint8_t* from, int64_t length, int64_t first, int64_t count, uint8_t* to) {
-  for (int64_t y = first; y < first + count; ++y, to += length) {
-    if (work.rows)
-      weighted_rows(from + work.rows->starts[y] * length, length, work.rows->weights + y * work.rows->taps, work.rows->taps,
-                    work.rows->shift, to, length);
-    else
-      std::copy_n(from + y * length, length, to);
-  }
+// Calls body(i, scratch) for each i below count, on all threads, each with a scratch memory of its own.
+template <class Body>
+void parallel_items(ThreadPool& pool, int64_t count, int64_t scratch_bytes, Body&& body) {
+  std::atomic<int64_t> next{0};
+  pool.parallel([&](int, int) {
+    const auto scratch = bytes(scratch_bytes);
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(i, scratch.get());
+  });
 }
 
 }  // namespace
@@ -109,38 +148,36 @@ void image_patches(const ImagePatches& work) {
   const int64_t wide = work.width * kColors, row = work.out_width() * kColors;
   const int64_t height = work.merge * work.patch, bands = work.out_height() / height;  // of a band, and how many there are
   const bool columns_first = work.columns && !work.rows_first, columns_last = work.columns && work.rows_first;
-  const int64_t tiles = (work.height + kTile - 1) / kTile, tile_bytes = work.columns ? (wide + row) * kTile : 0;
-  const auto narrowed = bytes(columns_first ? std::min(temporal, count) * work.height * row : 0);
+  const Tiles tiles(work);
+  const int64_t tile_count = (work.height + kTileRows - 1) / kTileRows;
+  const int64_t band_bytes = std::min(temporal, count) * height * row, frame_bytes = work.height * row;
+
+  // The frames of a patch, resized along their rows.
+  const auto narrowed = bytes(columns_first ? std::min(temporal, count) * frame_bytes : 0);
 
   for (int64_t t = 0; t < work.out_frames(); ++t) {
     const int64_t distinct = std::min(temporal, count - t * temporal);
     const uint8_t* const* frames = work.frames.data() + t * temporal;
     if (columns_first) {
-      pool->parallel_for(distinct * tiles, 1, [&](int64_t begin, int64_t end) {
-        const auto tile = bytes(tile_bytes);
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t frame = i / tiles, y = i % tiles * kTile;
-          resize_columns(work, frames[frame] + y * wide, std::min<int64_t>(kTile, work.height - y),
-                         narrowed.get() + (frame * work.height + y) * row, tile.get());
-        }
+      parallel_items(*pool, distinct * tile_count, tiles.bytes, [&](int64_t i, uint8_t* scratch) {
+        const int64_t frame = i / tile_count, y = i % tile_count * kTileRows;
+        resize_columns(work, tiles, frames[frame] + y * wide, std::min(kTileRows, work.height - y),
+                       narrowed.get() + frame * frame_bytes + y * row, scratch);
       });
     }
-    pool->parallel_for(bands, 1, [&](int64_t begin, int64_t end) {
-      const auto band = bytes(distinct * height * row), shortened = bytes(columns_last ? height * wide : 0);
-      const auto tile = bytes(columns_last ? tile_bytes : 0);
-      for (int64_t b = begin; b < end; ++b) {
-        for (int64_t frame = 0; frame < distinct; ++frame) {
-          uint8_t* to = band.get() + frame * height * row;
-          if (!columns_last) {
-            band_rows(work, columns_first ? narrowed.get() + frame * work.height * row : frames[frame], row, b * height, height, to);
-            continue;
-          }
-          band_rows(work, frames[frame], wide, b * height, height, shortened.get());
-          for (int64_t y = 0; y < height; y += kTile)
-            resize_columns(work, shortened.get() + y * wide, std::min<int64_t>(kTile, height - y), to + y * row, tile.get());
+    parallel_items(*pool, bands, band_bytes + (columns_last ? height * wide + tiles.bytes : 0), [&](int64_t b, uint8_t* scratch) {
+      for (int64_t frame = 0; frame < distinct; ++frame) {
+        uint8_t* to = scratch + frame * height * row;
+        if (!columns_last) {
+          resize_rows(work, columns_first ? narrowed.get() + frame * frame_bytes : frames[frame], row, b * height, height, to);
+          continue;
         }
-        write_patches(work, band.get(), distinct, work.out + (t * bands + b) * temporal * height * row);
+        uint8_t *shortened = scratch + band_bytes, *tile = shortened + height * wide;
+        resize_rows(work, frames[frame], wide, b * height, height, shortened);
+        for (int64_t y = 0; y < height; y += kTileRows)
+          resize_columns(work, tiles, shortened + y * wide, std::min(kTileRows, height - y), to + y * row, tile);
       }
+      write_patches(work, scratch, distinct, work.out + (t * bands + b) * temporal * height * row);
     });
   }
 }

@@ -16,7 +16,7 @@ namespace vltune {
 
 constexpr int kColors = 3;
 
-// One direction of the resize. Each start, and start + taps, lies within the input; the sum of |weights| * 255 fits 31 bits.
+// One direction of the resize. Starts do not fall; each, and each + taps, lies within the input. The sum of |weights| * 255 fits 31 bits.
 struct Resampling {
   int64_t outputs = 0;
   int64_t taps = 0;

@@ -65,8 +65,9 @@ export function bicubic(from: number, to: number, backend: ImageBackend): Resamp
     starts[i] = start;
   }
   const shift = backend === 'pil' ? PILLOW_SHIFT : torchShift(largest);
-  // Int32Array truncates, as the cast in C does.
-  const weights = Int32Array.from(exact, (weight) => weight * 2 ** shift + (weight < 0 ? -0.5 : 0.5));
+  const one = 2 ** shift;
+  const weights = new Int32Array(exact.length); // truncates, as the cast in C does
+  for (let i = 0; i < weights.length; i++) weights[i] = exact[i]! * one + (exact[i]! < 0 ? -0.5 : 0.5);
   return { starts, weights, shift };
 }
 
