@@ -52,7 +52,7 @@ export async function readHeader(bytes: Uint8Array): Promise<Header> {
   const kind = sniffFormat(bytes);
   if (bytes.length === 0) throw new DecodeError('the file is empty');
   if (kind === undefined) throw new DecodeError('the file is not a picture: expected PNG, JPEG, WebP, GIF, AVIF or TIFF');
-  if (!kind.supported) {
+  if (!kind.picture) {
     throw new DecodeError(`the file is ${kind.name}, which is not supported: expected PNG, JPEG, WebP, GIF, AVIF or TIFF`, true);
   }
   const metadata = await sharp(bytes, { ...INPUT, failOn: 'none', limitInputPixels: false })

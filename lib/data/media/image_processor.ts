@@ -3,12 +3,11 @@
  * multiples of patch × merge within bounds on the pixels, rescaled, normalised, and cut into patches in the order in which the
  * merger takes them.
  */
-import { VltuneError } from '../../errors.js';
 import type { JsonObject } from '../../weights/json.js';
 import type { Pixels } from './decode.js';
 import { Patcher } from './patches.js';
-import { findProcessorConfig, type PatchSettings, readPatchSettings } from './processor_config.js';
-import { imageSize, type ResizeRule, type Size } from './smart_resize.js';
+import { findProcessorConfig, type PatchSettings, type PixelBounds, readPatchSettings } from './processor_config.js';
+import { imageSize, type ResizeRule, type Size, unresizedSize } from './smart_resize.js';
 
 /** Patches along time, height and width. A picture has one in time. */
 export type Grid = readonly [t: number, h: number, w: number];
@@ -22,11 +21,9 @@ export interface Patches {
 /** Which of transformers' two processors is followed: they round differently, by one step of 255 in some pixels. */
 export type ImageBackend = 'torchvision' | 'pil';
 
-export interface ImageProcessorOptions {
+/** Bounds are on the pixels of the resized picture. */
+export interface ImageProcessorOptions extends PixelBounds {
   readonly backend?: ImageBackend | undefined;
-  /** Override the config's bounds on the pixels of the resized picture. */
-  readonly minPixels?: number | undefined;
-  readonly maxPixels?: number | undefined;
 }
 
 const CONFIG_FILES: readonly string[] = ['preprocessor_config.json'];
@@ -52,14 +49,7 @@ export class ImageProcessor {
 
   /** `config` is what preprocessor_config.json holds, `file` its name for errors. ERR_BAD_CHECKPOINT, ERR_UNSUPPORTED, ERR_USAGE. */
   static fromConfig(config: JsonObject, options: ImageProcessorOptions = {}, file: string = CONFIG_FILES[0]!): ImageProcessor {
-    const read = readPatchSettings({ values: config, file }, DEFAULTS);
-    const settings = { ...read, minPixels: options.minPixels ?? read.minPixels, maxPixels: options.maxPixels ?? read.maxPixels };
-    if (settings.minPixels > settings.maxPixels) {
-      throw new VltuneError(
-        options.minPixels === undefined && options.maxPixels === undefined ? 'ERR_BAD_CHECKPOINT' : 'ERR_USAGE',
-        `the least number of pixels of a picture (${settings.minPixels}) is above the largest (${settings.maxPixels})`,
-      );
-    }
+    const settings = readPatchSettings({ values: config, file }, DEFAULTS, options);
     return new ImageProcessor(settings, options.backend ?? 'torchvision');
   }
 
@@ -103,13 +93,6 @@ export class ImageProcessor {
   #resized(size: Size): Size {
     const { patchSize, mergeSize, doResize, minPixels, maxPixels } = this.#settings;
     const rule: ResizeRule = { factor: patchSize * mergeSize, minPixels, maxPixels };
-    if (doResize) return imageSize(size, rule);
-    if (size.width % rule.factor || size.height % rule.factor) {
-      throw new VltuneError(
-        'ERR_BAD_DATA',
-        `a size of ${size.width}×${size.height}: the model resizes nothing (do_resize), so both sides must be multiples of ${rule.factor}`,
-      );
-    }
-    return size;
+    return doResize ? imageSize(size, rule) : unresizedSize(size, rule.factor);
   }
 }

@@ -198,7 +198,7 @@ export async function readLocated(
         located.name,
         stats.isDirectory() ? 'it is a folder' : 'it is not a regular file',
       );
-    if (stats.size > LARGEST_MEDIA) throw tooLarge(context, located.name, `${stats.size}`);
+    if (limit >= LARGEST_MEDIA && stats.size > LARGEST_MEDIA) throw tooLarge(context, located.name, `${stats.size}`);
     const bytes = Buffer.allocUnsafe(Math.min(limit, stats.size));
     let at = 0;
     while (at < bytes.length) {

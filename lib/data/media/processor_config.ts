@@ -77,8 +77,17 @@ function rgb(config: ProcessorConfig, reader: ConfigReader, key: string, fallbac
   return value as unknown as Rgb;
 }
 
-/** Checks the keys that pictures and videos share. ERR_BAD_CHECKPOINT naming file and key; ERR_UNSUPPORTED for another filter. */
-export function readPatchSettings(config: ProcessorConfig, defaults: PatchDefaults): PatchSettings {
+/** Bounds that are the user's instead of the config's. */
+export interface PixelBounds {
+  readonly minPixels?: number | undefined;
+  readonly maxPixels?: number | undefined;
+}
+
+/**
+ * Checks the keys that pictures and videos share. ERR_BAD_CHECKPOINT naming file and key; ERR_UNSUPPORTED for another filter;
+ * ERR_USAGE where the given bounds leave nothing.
+ */
+export function readPatchSettings(config: ProcessorConfig, defaults: PatchDefaults, given: PixelBounds): PatchSettings {
   const reader = new ConfigReader(config.values, config.file);
   const resample = reader.integer('resample', 0, 5, BICUBIC);
   if (resample !== BICUBIC)
@@ -86,8 +95,15 @@ export function readPatchSettings(config: ProcessorConfig, defaults: PatchDefaul
   const size = reader.optionalSection('size');
   const pixels = (key: string, sizeKey: string, fallback: number) =>
     reader.has(key) || size === undefined ? reader.integer(key, 1, MOST_PIXELS, fallback) : size.integer(sizeKey, 1, MOST_PIXELS);
-  const minPixels = pixels('min_pixels', 'shortest_edge', defaults.minPixels);
-  const maxPixels = pixels('max_pixels', 'longest_edge', defaults.maxPixels);
+  const minPixels = given.minPixels ?? pixels('min_pixels', 'shortest_edge', defaults.minPixels);
+  const maxPixels = given.maxPixels ?? pixels('max_pixels', 'longest_edge', defaults.maxPixels);
+  if (minPixels > maxPixels) {
+    const overridden = given.minPixels !== undefined || given.maxPixels !== undefined;
+    throw new VltuneError(
+      overridden ? 'ERR_USAGE' : 'ERR_BAD_CHECKPOINT',
+      `${overridden ? '' : `${config.file}: `}the least number of pixels (${minPixels}) is above the largest (${maxPixels})`,
+    );
+  }
   const mean = rgb(config, reader, 'image_mean', defaults.mean);
   const std = rgb(config, reader, 'image_std', defaults.std);
   if (std.includes(0)) reader.fail('image_std', 'three numbers other than 0', std);

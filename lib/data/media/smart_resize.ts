@@ -18,7 +18,7 @@ export interface ResizeRule {
 const LARGEST_RATIO = 200;
 
 /** Python's `round`: a half goes to the even neighbour. */
-function roundHalfEven(x: number): number {
+export function roundHalfEven(x: number): number {
   const down = Math.floor(x);
   const rest = x - down;
   return rest > 0.5 || (rest === 0.5 && down % 2 === 1) ? down + 1 : down;
@@ -72,4 +72,13 @@ export function videoSize(size: Size, frames: number, temporalFactor: number, ru
     width = Math.trunc(width * scale);
   }
   return fit({ width, height }, frames, roundHalfEven(frames / temporalFactor) * temporalFactor, rule);
+}
+
+/** For a model that resizes nothing. ERR_BAD_DATA if the sides are no multiples of the factor. */
+export function unresizedSize({ width, height }: Size, factor: number): Size {
+  if (width % factor === 0 && height % factor === 0) return { width, height };
+  throw new VltuneError(
+    'ERR_BAD_DATA',
+    `a size of ${width}×${height}: the model resizes nothing (do_resize), so both sides must be multiples of ${factor}`,
+  );
 }

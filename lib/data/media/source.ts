@@ -27,34 +27,32 @@ export async function openImage(source: MediaSource, context: MediaContext): Pro
     width,
     height,
     async decode() {
-      const { bytes } = await readLocated(located, context);
-      return named(located, context, async () => {
+      try {
+        const { bytes } = await readLocated(located, context);
         const header = await readHeader(bytes);
-        if (header.width !== width || header.height !== height) {
-          throw new DecodeError(
-            `it was ${width}×${height} when the data was prepared and is ${header.width}×${header.height} now`,
-          );
-        }
-        return decodeImage(bytes, header);
-      });
+        if (header.width !== width || header.height !== height)
+          throw new DecodeError(`it was ${width}×${height} when it was opened and is ${header.width}×${header.height} now`);
+        return await decodeImage(bytes, header);
+      } catch (cause) {
+        throw named(cause, located, context);
+      }
     },
   };
 }
 
 async function headerOf(located: Located, context: MediaContext): Promise<Header> {
-  const start = await readLocated(located, context, HEADER_BYTES);
-  if (!start.whole) {
+  try {
+    const start = await readLocated(located, context, HEADER_BYTES);
+    if (start.whole) return await readHeader(start.bytes);
     const header = await readHeader(start.bytes).catch(() => undefined);
-    if (header) return header;
+    return header ?? (await readHeader((await readLocated(located, context)).bytes));
+  } catch (cause) {
+    throw named(cause, located, context);
   }
-  return named(located, context, async () => readHeader(start.whole ? start.bytes : (await readLocated(located, context)).bytes));
 }
 
-async function named<T>(located: Located, context: MediaContext, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (cause) {
-    if (!(cause instanceof DecodeError)) throw cause;
-    throw mediaError(cause.unsupported ? 'ERR_UNSUPPORTED' : 'ERR_BAD_DATA', context, located.name, cause.message, cause);
-  }
+/** An error about what a source holds, with its place and name; another one as it is. */
+export function named(cause: unknown, located: Located, context: MediaContext): unknown {
+  if (!(cause instanceof DecodeError)) return cause;
+  return mediaError(cause.unsupported ? 'ERR_UNSUPPORTED' : 'ERR_BAD_DATA', context, located.name, cause.message, cause);
 }
