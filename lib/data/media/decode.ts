@@ -95,12 +95,12 @@ export async function decodeImage(bytes: Uint8Array, header: Header): Promise<Pi
 }
 
 function decodeAs(bytes: Uint8Array, header: Header): Promise<Pixels> {
-  const { format, space, depth, hasAlpha } = header.metadata;
+  const { format, space, depth } = header.metadata;
   if (space === 'cmyk') return fromCmyk(bytes, header);
   // Grey with an alpha channel of its own Pillow reads as 8 bits, grey whose transparency is one number as 16.
   if (space === 'grey16' && !(format === 'png' && bytes[25] === GREY_WITH_ALPHA)) return fromGrey16(bytes, header);
   if (depth !== 'uchar' && depth !== 'ushort') throw new DecodeError(`its samples are ${depth}: expected 8 or 16 bits`, true);
-  if (format === 'gif' && hasAlpha) return fromTransparentGif(bytes);
+  if (format === 'gif') return fromGif(bytes);
   return raw(upright(sharp(bytes, INPUT), header).removeAlpha().toColourspace('srgb'), 3);
 }
 
@@ -142,15 +142,16 @@ async function fromGrey16(bytes: Uint8Array, header: Header): Promise<Pixels> {
   return { data, width, height };
 }
 
-async function fromTransparentGif(bytes: Uint8Array): Promise<Pixels> {
-  const opaque = opaqueGif(bytes);
-  if (!opaque) throw new DecodeError('the picture is broken or cut short: no frame');
-  const image = sharp(opaque.bytes, INPUT).ensureAlpha().toColourspace('srgb');
-  const { data: rgba, width, height } = await raw(image, 4);
-  const data = new Uint8Array(width * height * 3);
-  for (let i = 0; i < width * height; i++) {
-    const inside = rgba[4 * i + 3] !== 0;
-    for (let c = 0; c < 3; c++) data[3 * i + c] = inside ? rgba[4 * i + c]! : opaque.fill[c]!;
+async function fromGif(bytes: Uint8Array): Promise<Pixels> {
+  const gif = opaqueGif(bytes);
+  if (!gif) throw new DecodeError('the picture is broken or cut short: no frame');
+  const pixels = await raw(sharp(gif.bytes, INPUT).removeAlpha().toColourspace('srgb'), 3);
+  const { data, width, height } = pixels;
+  if (gif.width >= width && gif.height >= height) return pixels;
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at += 3) {
+      if (x < gif.left || x >= gif.left + gif.width || y < gif.top || y >= gif.top + gif.height) data.set(gif.fill, at);
+    }
   }
-  return { data, width, height };
+  return pixels;
 }

@@ -1,12 +1,16 @@
 /**
- * What libvips and Pillow take apart in a GIF: where the first frame is transparent, libvips gives black; Pillow's `convert("RGB")`
- * gives the colour that the palette has there, and it fills what the frame leaves of the canvas with that colour too.
+ * Where libvips and Pillow differ in a GIF: where its first frame is transparent, libvips gives black; Pillow's `convert("RGB")` gives
+ * the colour that the palette has there, and fills what the frame leaves of the canvas with that colour, or the first one.
  */
 
 export interface OpaqueGif {
-  /** The file with the transparency of its first frame switched off: what stays transparent is canvas outside the frame. */
+  /** The file with the transparency of its first frame switched off. */
   readonly bytes: Uint8Array;
-  /** What the canvas outside the frame is filled with. */
+  /** Where the first frame lies, and what the canvas around it is filled with. */
+  readonly left: number;
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
   readonly fill: readonly [r: number, g: number, b: number];
 }
 
@@ -37,5 +41,7 @@ export function opaqueGif(file: Uint8Array): OpaqueGif | undefined {
     global = true;
   }
   const channel = (c: number) => (global ? (bytes[table + 3 * transparent + c] ?? 0) : transparent);
-  return { bytes, fill: [channel(0), channel(1), channel(2)] };
+  const word = (at: number) => (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8);
+  const fill = [channel(0), channel(1), channel(2)] as const;
+  return { bytes, left: word(i + 1), top: word(i + 3), width: word(i + 5), height: word(i + 7), fill };
 }
