@@ -1,6 +1,6 @@
 /**
- * The typed face of the addon: every function it exports, and nothing else. Only `lib/ops`, `lib/graph` and `lib/weights`
- * import this file; the rest of vltune speaks of graphs, weights and steps.
+ * The typed face of the addon: every function it exports, and nothing else. Only `lib/ops`, `lib/graph`, `lib/weights`
+ * and `lib/data/media` import this file; the rest of vltune speaks of graphs, weights and steps.
  */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';

@@ -11,7 +11,7 @@
 namespace vltune::binding {
 namespace {
 
-constexpr size_t kLongestSide = 1 << 24;
+constexpr size_t kLongestSide = 1 << 20;
 constexpr size_t kLargestPatch = 4096;
 // From here on memory is a storage's, in huge pages; below, the heap's, whose pages have been touched before.
 constexpr size_t kLargeResult = size_t{8} << 20;

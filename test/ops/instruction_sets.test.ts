@@ -6,7 +6,11 @@ import test from 'ava';
 import { addon, PACKAGE_ROOT } from '../../lib/native.js';
 
 const OPS = ['adamw', 'elementwise', 'embedding', 'nf4', 'qk_norm_rope', 'rms_norm', 'swiglu'];
-const FILES = [...OPS.map((op) => `dist/test/ops/${op}.test.js`), 'dist/test/data/media/image_processor.test.js'];
+const FILES = [
+  ...OPS.map((op) => `dist/test/ops/${op}.test.js`),
+  'dist/test/native/image_patches.test.js',
+  'dist/test/data/media/image_processor.test.js',
+];
 const best = addon().cpuInfo().isa;
 
 for (const isa of ['portable', 'avx2'] as const) {
