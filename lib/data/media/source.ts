@@ -3,11 +3,11 @@ import { DecodeError, decodeImage, type Header, type Pixels, readHeader } from '
 import { type Located, locate, type MediaContext, type MediaSource, mediaError, readLocated } from './locate.js';
 import type { Size } from './smart_resize.js';
 
-/** A picture whose header has been read. */
+/** A picture whose header has been read. It may hold the bytes of a small file: keep the source of a picture, not this. */
 export interface OpenedImage extends Size {
   /** How errors name it. */
   readonly name: string;
-  /** Reads and decodes it: RGB, upright. ERR_BAD_DATA for a file that is broken, cut short, or no longer the one that was opened. */
+  /** Decodes it: RGB, upright. ERR_BAD_DATA for a file that is broken, cut short, or no longer the one that was opened. */
   decode(): Promise<Pixels>;
 }
 
@@ -21,38 +21,38 @@ const HEADER_BYTES = 64 * 1024;
  */
 export async function openImage(source: MediaSource, context: MediaContext): Promise<OpenedImage> {
   const located = await locate(source, context);
-  const { width, height } = await headerOf(located, context);
-  return {
-    name: located.name,
-    width,
-    height,
-    async decode() {
-      try {
-        const { bytes } = await readLocated(located, context);
-        const header = await readHeader(bytes);
-        if (header.width !== width || header.height !== height)
-          throw new DecodeError(`it was ${width}×${height} when it was opened and is ${header.width}×${header.height} now`);
-        return await decodeImage(bytes, header);
-      } catch (cause) {
-        throw named(cause, located, context);
-      }
-    },
+  const start = await readLocated(located, context, HEADER_BYTES);
+  const all = async () => (start.whole ? start.bytes : (await readLocated(located, context)).bytes);
+  const header = await named(located, context, async () => {
+    if (start.whole) return readHeader(start.bytes);
+    return (await readHeader(start.bytes).catch(() => undefined)) ?? readHeader(await all());
+  });
+  const decode = async () => {
+    const bytes = await all();
+    return named(located, context, () => decodeOpened(bytes, header));
   };
+  return { name: located.name, width: header.width, height: header.height, decode };
 }
 
-async function headerOf(located: Located, context: MediaContext): Promise<Header> {
+async function decodeOpened(bytes: Uint8Array, header: Header): Promise<Pixels> {
+  const pixels = await decodeImage(bytes, header);
+  if (pixels.width !== header.width || pixels.height !== header.height)
+    throw new DecodeError(
+      `it was ${header.width}×${header.height} when it was opened and is ${pixels.width}×${pixels.height} now`,
+    );
+  return pixels;
+}
+
+/** Work whose errors about what a source holds come with its place and name. */
+export async function named<T>(located: Located, context: MediaContext, work: () => Promise<T>): Promise<T> {
   try {
-    const start = await readLocated(located, context, HEADER_BYTES);
-    if (start.whole) return await readHeader(start.bytes);
-    const header = await readHeader(start.bytes).catch(() => undefined);
-    return header ?? (await readHeader((await readLocated(located, context)).bytes));
+    return await work();
   } catch (cause) {
-    throw named(cause, located, context);
+    throw namedError(cause, located, context);
   }
 }
 
-/** An error about what a source holds, with its place and name; another one as it is. */
-export function named(cause: unknown, located: Located, context: MediaContext): unknown {
+export function namedError(cause: unknown, located: Located, context: MediaContext): unknown {
   if (!(cause instanceof DecodeError)) return cause;
   return mediaError(cause.unsupported ? 'ERR_UNSUPPORTED' : 'ERR_BAD_DATA', context, located.name, cause.message, cause);
 }

@@ -8,7 +8,7 @@ import { probeVideo, type VideoInfo, videoFrames } from './ffmpeg.js';
 import { type Located, locate, type MediaContext, type MediaSource, mediaError, readLocated } from './locate.js';
 import type { Size } from './smart_resize.js';
 import { sniffFormat } from './sniff.js';
-import { named, type OpenedImage, openImage } from './source.js';
+import { named, namedError, type OpenedImage, openImage } from './source.js';
 
 /** A video file, a folder of pictures (taken in the order of their names), or a list of pictures. */
 export type VideoSource = MediaSource | readonly MediaSource[];
@@ -103,10 +103,8 @@ async function openFile(located: Located, context: MediaContext): Promise<Opened
   }
   const file = await fileOf(located);
   try {
-    const info = await probeVideo(file.path, context.signal);
+    const info = await named(located, context, () => probeVideo(file.path, context.signal));
     return { name: located.name, ...info, sampled: false, frames: (indices) => framesOf(located, context, info, indices) };
-  } catch (cause) {
-    throw named(cause, located, context);
   } finally {
     await file.remove();
   }
@@ -122,7 +120,7 @@ async function* framesOf(
   try {
     yield* videoFrames(file.path, info, indices, context.signal);
   } catch (cause) {
-    throw named(cause, located, context);
+    throw namedError(cause, located, context);
   } finally {
     await file.remove();
   }
