@@ -16,6 +16,8 @@ constexpr int64_t kTileRows = 64;
 constexpr int64_t kTilePixels = 192;  // about as many of the input
 constexpr int64_t kWide = 4 * kLanes;  // bytes summed at once, in four registers
 constexpr int64_t kBlock = 16;         // of transpose_block
+// Samples read and written below which waking other threads takes longer than they save; small pictures come several at a time.
+constexpr int64_t kWorthThreads = int64_t{1} << 22;
 static_assert(kTileRows % kWide == 0 && kTileRows % kBlock == 0);
 
 // Not zeroed.
@@ -130,23 +132,26 @@ void write_patches(const ImagePatches& work, const uint8_t* band, int64_t distin
       }
 }
 
-// Calls body(i, scratch) for each i below count, on all threads, each with a scratch memory of its own.
+// Calls body(i, scratch) for each i below count, on this thread or all of them, each with a scratch memory of its own.
 template <class Body>
-void parallel_items(ThreadPool& pool, int64_t count, int64_t scratch_bytes, Body&& body) {
+void each_item(ThreadPool* pool, int64_t count, int64_t scratch_bytes, Body&& body) {
   std::atomic<int64_t> next{0};
-  pool.parallel([&](int, int) {
+  const auto work = [&](int, int) {
     const auto scratch = bytes(scratch_bytes);
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(i, scratch.get());
-  });
+  };
+  if (pool) pool->parallel(work);
+  else work(0, 1);
 }
 
 }  // namespace
 
 void image_patches(const ImagePatches& work) {
-  const auto pool = default_pool();
   const int64_t temporal = work.temporal, count = static_cast<int64_t>(work.frames.size());
   const int64_t wide = work.width * kColors, row = work.out_width() * kColors;
   const int64_t height = work.merge * work.patch, bands = work.out_height() / height;  // of a band, and how many there are
+  const int64_t samples = count * work.height * wide + work.out_numel();
+  const auto pool = samples < kWorthThreads ? nullptr : default_pool();
   const bool columns_first = work.columns && !work.rows_first, columns_last = work.columns && work.rows_first;
   const Tiles tiles(work);
   const int64_t tile_count = (work.height + kTileRows - 1) / kTileRows;
@@ -159,13 +164,13 @@ void image_patches(const ImagePatches& work) {
     const int64_t distinct = std::min(temporal, count - t * temporal);
     const uint8_t* const* frames = work.frames.data() + t * temporal;
     if (columns_first) {
-      parallel_items(*pool, distinct * tile_count, tiles.bytes, [&](int64_t i, uint8_t* scratch) {
+      each_item(pool.get(), distinct * tile_count, tiles.bytes, [&](int64_t i, uint8_t* scratch) {
         const int64_t frame = i / tile_count, y = i % tile_count * kTileRows;
         resize_columns(work, tiles, frames[frame] + y * wide, std::min(kTileRows, work.height - y),
                        narrowed.get() + frame * frame_bytes + y * row, scratch);
       });
     }
-    parallel_items(*pool, bands, band_bytes + (columns_last ? height * wide + tiles.bytes : 0), [&](int64_t b, uint8_t* scratch) {
+    each_item(pool.get(), bands, band_bytes + (columns_last ? height * wide + tiles.bytes : 0), [&](int64_t b, uint8_t* scratch) {
       for (int64_t frame = 0; frame < distinct; ++frame) {
         uint8_t* to = scratch + frame * height * row;
         if (!columns_last) {
