@@ -5,7 +5,7 @@
  *
  * AVIF is the one kind whose decoders differ (in how they turn YUV into RGB): by a few steps of 255.
  */
-import sharp, { type Metadata, type Sharp } from 'sharp';
+import type { Metadata, Sharp, SharpOptions } from 'sharp';
 import { opaqueGif } from './gif.js';
 import type { Size } from './smart_resize.js';
 import { sniffFormat } from './sniff.js';
@@ -34,6 +34,10 @@ export class DecodeError extends Error {
 /** Twice Pillow's MAX_IMAGE_PIXELS, where it too takes a picture for a decompression bomb. */
 export const MOST_PIXELS: number = 178_956_970;
 
+/** The colour type in a PNG's header, and where it stands. */
+const GREY_WITH_ALPHA = 4;
+const PNG_COLOR_TYPE = 25;
+
 /** How sharp mirrors (left and right, first) and turns (clockwise, then) for each orientation of EXIF from 2 on. */
 const ORIENTATIONS: readonly (readonly [flop: boolean, angle: number])[] = [
   [true, 0],
@@ -47,6 +51,14 @@ const ORIENTATIONS: readonly (readonly [flop: boolean, angle: number])[] = [
 
 const INPUT = { failOn: 'error', ignoreIcc: true, limitInputPixels: MOST_PIXELS, sequentialRead: true } as const;
 
+/** Loaded with the first picture: it brings a library of its own, which runs on text alone do without. */
+async function open(bytes: Uint8Array, options: SharpOptions = INPUT): Promise<Sharp> {
+  const { default: sharp } = await import('sharp').catch((cause: Error) => {
+    throw new DecodeError(`sharp, which decodes pictures, cannot be loaded here: ${reason(cause)}`, true, { cause });
+  });
+  return sharp(bytes, options);
+}
+
 /** Size and orientation from a file's beginning. DecodeError if it has no such beginning, or needs more of it. */
 export async function readHeader(bytes: Uint8Array): Promise<Header> {
   const kind = sniffFormat(bytes);
@@ -55,11 +67,10 @@ export async function readHeader(bytes: Uint8Array): Promise<Header> {
   if (!kind.picture) {
     throw new DecodeError(`the file is ${kind.name}, which is not supported: expected PNG, JPEG, WebP, GIF, AVIF or TIFF`, true);
   }
-  const metadata = await sharp(bytes, { ...INPUT, failOn: 'none', limitInputPixels: false })
-    .metadata()
-    .catch((cause: Error) => {
-      throw new DecodeError(`not a ${kind.name} file that can be read: ${reason(cause)}`, false, { cause });
-    });
+  const image = await open(bytes, { ...INPUT, failOn: 'none', limitInputPixels: false });
+  const metadata = await image.metadata().catch((cause: Error) => {
+    throw new DecodeError(`the ${kind.name} file cannot be read: ${reason(cause)}`, false, { cause });
+  });
   const { width, height } = metadata;
   if (width * height > MOST_PIXELS) {
     throw new DecodeError(`${width}×${height} pixels are too many (at most ${MOST_PIXELS}): is it a decompression bomb?`);
@@ -70,11 +81,8 @@ export async function readHeader(bytes: Uint8Array): Promise<Header> {
 
 /** The last line that libvips wrote: the lines before it are warnings of the same file. */
 function reason(error: Error): string {
-  return error.message
-    .trim()
-    .split('\n')
-    .at(-1)!
-    .replace(/^Input buffer (has corrupt header: )?/, '');
+  const last = error.message.trim().split('\n').at(-1)!;
+  return last.replace(/^Input buffer (has corrupt header:? ?)?/, '') || 'its header is corrupt';
 }
 
 /** Pillow's order: EXIF, and XMP where EXIF does not say. */
@@ -94,19 +102,18 @@ export async function decodeImage(bytes: Uint8Array, header: Header): Promise<Pi
   }
 }
 
-function decodeAs(bytes: Uint8Array, header: Header): Promise<Pixels> {
+async function decodeAs(bytes: Uint8Array, header: Header): Promise<Pixels> {
   const { format, space, depth } = header.metadata;
   if (space === 'cmyk') return fromCmyk(bytes, header);
   // Grey with an alpha channel of its own Pillow reads as 8 bits, grey whose transparency is one number as 16.
-  if (space === 'grey16' && !(format === 'png' && bytes[25] === GREY_WITH_ALPHA)) return fromGrey16(bytes, header);
+  if (space === 'grey16' && !(format === 'png' && bytes[PNG_COLOR_TYPE] === GREY_WITH_ALPHA)) return fromGrey16(bytes, header);
   if (depth !== 'uchar' && depth !== 'ushort') throw new DecodeError(`its samples are ${depth}: expected 8 or 16 bits`, true);
   if (format === 'gif') return fromGif(bytes);
-  return raw(upright(sharp(bytes, INPUT), header).removeAlpha().toColourspace('srgb'), 3);
+  return raw((await upright(bytes, header)).removeAlpha().toColourspace('srgb'), 3);
 }
 
-const GREY_WITH_ALPHA = 4;
-
-function upright(image: Sharp, { orientation }: Header): Sharp {
+async function upright(bytes: Uint8Array, { orientation }: Header): Promise<Sharp> {
+  const image = await open(bytes);
   if (orientation === 1) return image;
   const [flop, angle] = ORIENTATIONS[orientation - 2]!;
   return image.flop(flop).rotate(angle);
@@ -119,7 +126,7 @@ async function raw(image: Sharp, channels: number, depth: 'uchar' | 'ushort' = '
 }
 
 async function fromCmyk(bytes: Uint8Array, header: Header): Promise<Pixels> {
-  const image = upright(sharp(bytes, INPUT), header).pipelineColourspace('cmyk').toColourspace('cmyk');
+  const image = (await upright(bytes, header)).pipelineColourspace('cmyk').toColourspace('cmyk');
   const { data: cmyk, width, height } = await raw(image, 4);
   const data = new Uint8Array(width * height * 3);
   for (let from = 0, to = 0; to < data.length; from += 4) {
@@ -134,18 +141,20 @@ async function fromCmyk(bytes: Uint8Array, header: Header): Promise<Pixels> {
 
 /** Pillow clips 16-bit grey at 255. */
 async function fromGrey16(bytes: Uint8Array, header: Header): Promise<Pixels> {
-  const image = upright(sharp(bytes, INPUT), header).removeAlpha().toColourspace('grey16');
+  const image = (await upright(bytes, header)).removeAlpha().toColourspace('grey16');
   const { data: samples, width, height } = await raw(image, 1, 'ushort');
-  const grey = new Uint16Array(samples.buffer, samples.byteOffset, width * height);
   const data = new Uint8Array(width * height * 3);
-  for (let i = 0; i < grey.length; i++) data.fill(Math.min(grey[i]!, 255), 3 * i, 3 * i + 3);
+  for (let i = 0, to = 0; to < data.length; i += 2, to += 3) {
+    const [low, high] = [samples[i]!, samples[i + 1]!];
+    data[to] = data[to + 1] = data[to + 2] = high > 0 ? 255 : low;
+  }
   return { data, width, height };
 }
 
 async function fromGif(bytes: Uint8Array): Promise<Pixels> {
   const gif = opaqueGif(bytes);
   if (!gif) throw new DecodeError('the picture is broken or cut short: no frame');
-  const pixels = await raw(sharp(gif.bytes, INPUT).removeAlpha().toColourspace('srgb'), 3);
+  const pixels = await raw((await open(gif.bytes)).removeAlpha().toColourspace('srgb'), 3);
   const { data, width, height } = pixels;
   if (gif.width >= width && gif.height >= height) return pixels;
   for (let y = 0, at = 0; y < height; y++) {
