@@ -169,3 +169,11 @@ test('the network is read only where that is allowed, and its failures are named
   await refuses(t, 'http://127.0.0.1:1/x.png', 'ERR_IO', /x\.png: cannot be read: /, allowed);
   await refuses(t, `${base}/${FILE}`, 'ERR_CANCELLED', /cancelled/, { ...allowed, signal: AbortSignal.abort() });
 });
+
+test('who reads no picture loads no decoder', (t) => {
+  const index = new URL('../../../lib/index.js', import.meta.url);
+  const script = `await import('${index}'); console.log(JSON.stringify(process.report.getReport().sharedObjects))`;
+  const loaded = execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
+  t.regex(loaded, /libc/);
+  t.notRegex(loaded, /vips|sharp/);
+});
