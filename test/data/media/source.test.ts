@@ -148,7 +148,7 @@ test('the network is read only where that is allowed, and its failures are named
     else if (request.url === '/moved') response.writeHead(302, { location: `/${FILE}` }).end();
     else if (request.url === '/page') response.end('<!DOCTYPE html><p>Sign in');
     else if (request.url === '/cut')
-      response.writeHead(200, { 'content-length': '5000' }).end(bytes.subarray(0, 50), () => response.destroy());
+      response.writeHead(200, { 'content-length': '5000' }).write(bytes.subarray(0, 50), () => response.destroy());
     else response.writeHead(404).end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
