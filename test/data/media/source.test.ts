@@ -52,6 +52,12 @@ test('JPEG as bare base64, which begins like an absolute path, is told from one'
   t.regex(image.name, /^base64 text of \d+ characters$/);
 });
 
+test('a base64 text of many megabytes, and a long text that is none, take no time to tell', async (t) => {
+  const image = await openImage(Buffer.concat([bytes, Buffer.alloc(40_000_000)]).toString('base64'), { folder: MEDIA });
+  t.is(image.width, 48);
+  await refuses(t, `${' '.repeat(3_000_000)}!`, 'ERR_NOT_FOUND', /no such file/);
+});
+
 test('only the beginning of a file is read for its size', async (t) => {
   const path = join(temporaryFolder(t), 'long.png');
   copyFileSync(join(MEDIA, FILE), path);
