@@ -26,7 +26,7 @@ namespace {
 
 using exchange::Word;
 
-constexpr int kConsumers = 512, kConsumerWarps = kConsumers / kWarp;
+constexpr int kConsumers = 256, kConsumerWarps = kConsumers / kWarp;
 constexpr int kScaleWarps = 3, kThreads = kConsumers + (1 + kScaleWarps) * kWarp;
 constexpr int kTileRows = 16;
 constexpr int kChunkBlocks = 32;                                        // blocks of 64 columns of a tile that the ring takes at once
@@ -39,7 +39,7 @@ constexpr int kMostSlots = 16, kLeastSlots = 4;
 constexpr int kMostSplits = 16;                                         // blocks of a key/value head
 constexpr int kMostLayersOfLaunch = 40;
 constexpr int kMostRanks = 768;                                         // of the adapters of a step together
-[[maybe_unused]] constexpr int kBatch = 2;                              // keys of a lane on the way at once
+[[maybe_unused]] constexpr int kBatch = 4;                              // keys of a lane on the way at once
 [[maybe_unused]] constexpr int kWays = kConsumers / kLanes;             // keys at once
 enum Step : int { kQkv, kOut, kGated, kDown, kSteps };
 
@@ -53,12 +53,18 @@ struct Linear {
   bool bias_is_bf16;
 };
 
-struct Layer {
+struct alignas(16) Layer {
   const void *input_norm, *post_norm, *q_norm, *k_norm;
   Bf16 *k_cache, *v_cache;
   Linear linears[7];  // q, k, v, o, gate, up, down
   bool input_is_bf16, post_is_bf16, q_is_bf16, k_is_bf16;
 };
+
+// Addresses in shared memory: the same in every block.
+struct Places {
+  uint32_t barriers, partial, map, stream, heads, new_value, parts, ranks, layers, row, sums, scratch, states, scales, table, codes, end;
+};
+constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
 
 struct Job {
   const Bf16 *x, *residual;
@@ -71,6 +77,8 @@ struct Job {
   int hidden, inner, keys, intermediate;                       // widths: of the stream, of queries, of keys, of the feed-forward block
   int layers, splits, slots, most_ranks;
   float eps, scale, lora_scale;
+  Places at;
+  int whole[kSteps], rest[kSteps];                             // units of a step that every block has, and blocks that have one more
   Layer of[kMostLayersOfLaunch];
 };
 static_assert(sizeof(Job) <= 32764, "what a launch can bring along");
@@ -84,42 +92,6 @@ __host__ __device__ inline int units_of(const Job& job, int step) {
 __host__ __device__ inline int first_linear(int step) { return step == kQkv ? 0 : step == kOut ? 3 : step == kGated ? 4 : 6; }
 __host__ __device__ inline int linears_of(int step) { return step == kQkv ? 3 : step == kGated ? 2 : 1; }
 __host__ __device__ inline int chunks_of(int width) { return (width / static_cast<int>(kNf4Block) + kChunkBlocks - 1) / kChunkBlocks; }
-__host__ __device__ inline int most_tiles(const Job& job, int blocks) {
-  const auto of_block = [&](int step) { return (units_of(job, step) + blocks - 1) / blocks; };
-  const int single = of_block(kQkv) > of_block(kOut) ? of_block(kQkv) : of_block(kOut);
-  return single > 2 * of_block(kGated) ? single : 2 * of_block(kGated);
-}
-
-// Where things lie in shared memory, from its start on.
-struct Places {
-  uint32_t barriers, partial, map, stream, heads, new_value, parts, ranks, row, sums, scratch, scales, table, codes, end;
-  uint32_t states;  // in `scratch`, behind its sums
-
-  __host__ __device__ Places(const Job& job, int group, int blocks, uint32_t start) {
-    const auto larger = [](uint32_t a, uint32_t b) { return a > b ? a : b; };
-    const auto next = [](uint32_t at) { return (at + 15) / 16 * 16; };
-    barriers = start;
-    partial = barriers + 2 * kMostSlots * 8;
-    map = partial + 2 * kConsumerWarps * 4;
-    stream = map + 256 * 4;
-    heads = stream + static_cast<uint32_t>(job.hidden) * 2;
-    new_value = heads + static_cast<uint32_t>(group + 1) * kDim * 4;
-    parts = new_value + kDim * 2;
-    ranks = parts + static_cast<uint32_t>(group * (kDim + 2 * kMostSplits)) * 4;
-    row = next(ranks + static_cast<uint32_t>(job.most_ranks) * 4);
-    sums = row + larger(larger(static_cast<uint32_t>(job.hidden), static_cast<uint32_t>(job.inner)), static_cast<uint32_t>(job.intermediate)) * 2;
-    const uint32_t rows_end = sums + static_cast<uint32_t>(most_tiles(job, blocks) * kTileRows * (kConsumerWarps + 1)) * 4;
-    scratch = row;  // the attention's, when the row and its sums are no more
-    states = scratch + static_cast<uint32_t>(kConsumerWarps * group * kDim) * 4;
-    scales = next(larger(rows_end, states + static_cast<uint32_t>(kConsumerWarps * group) * 8));
-    table = (scales + static_cast<uint32_t>(job.slots * kScaleBytes) + kTableBytes - 1) / kTableBytes * kTableBytes;
-    codes = table + kTableBytes;
-    end = codes + static_cast<uint32_t>(job.slots * kSlotBytes);
-  }
-  [[maybe_unused]] __device__ uint32_t full(int slot) const { return barriers + static_cast<uint32_t>(slot) * 8; }
-  [[maybe_unused]] __device__ uint32_t consumed(int slot) const { return barriers + static_cast<uint32_t>(kMostSlots + slot) * 8; }
-};
-constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
@@ -140,9 +112,11 @@ struct Chunk {
   int row, first_block, blocks, blocks_of_row;
 };
 
+__device__ inline uint32_t full_barrier(const Job& job, int slot) { return job.at.barriers + static_cast<uint32_t>(slot) * 8; }
+__device__ inline uint32_t consumed_barrier(const Job& job, int slot) { return job.at.barriers + static_cast<uint32_t>(kMostSlots + slot) * 8; }
+
 __device__ inline int tiles_of_block(const Job& job, int step) {
-  const int units = units_of(job, step), block = static_cast<int>(blockIdx.x);
-  const int own = block < units ? (units - block - 1) / static_cast<int>(gridDim.x) + 1 : 0;
+  const int own = job.whole[step] + (static_cast<int>(blockIdx.x) < job.rest[step] ? 1 : 0);
   return step == kGated ? 2 * own : own;
 }
 // Of tile i of the block, its linear layer and row; `column`: in the step's result.
@@ -159,7 +133,7 @@ __device__ inline Tile tile_of(const Job& job, int step, int i) {
 }
 
 // Calls body(chunk) for every chunk of the block, layer by layer.
-template <class Body, class Start> __device__ inline void for_all_chunks(const Job& job, Start&& start, Body&& body) {
+template <class Body, class Start> __device__ inline void for_all_chunks(const Job& job, const Layer* layers, Start&& start, Body&& body) {
   for (int layer = 0; layer < job.layers; ++layer) {
     start(layer);
     for (int step = 0; step < kSteps; ++step) {
@@ -167,7 +141,7 @@ template <class Body, class Start> __device__ inline void for_all_chunks(const J
       for (int i = 0; i < tiles; ++i) {
         const Tile tile = tile_of(job, step, i);
         for (int first = 0; first < blocks; first += kChunkBlocks)
-          body(Chunk{&job.of[layer].linears[tile.linear], tile.row, first, min(blocks - first, kChunkBlocks), blocks});
+          body(Chunk{&layers[layer].linears[tile.linear], tile.row, first, min(blocks - first, kChunkBlocks), blocks});
       }
     }
   }
@@ -186,25 +160,25 @@ __device__ inline Stretch stretch_of(const Job& job, int past) {
 
 // ---- The warp that copies codes ----
 
-__device__ inline void copy_codes(const Job& job, const Places& at, int past, int lane) {
+__device__ inline void copy_codes(const Job& job, const Layer* layers, int past, int lane) {
   Turn turn;
   const Stretch stretch = stretch_of(job, past);
   const auto ask_for_keys = [&](int layer) {  // into L2, long before they are looked at
     if (!stretch.is_one) return;
     for (int key = stretch.begin + lane; key < stretch.end; key += kWarp) {
       const int64_t from = static_cast<int64_t>(key) * job.keys + stretch.kv_head * kDim;
-      for (const Bf16* row : {job.of[layer].k_cache + from, job.of[layer].v_cache + from})
+      for (const Bf16* row : {layers[layer].k_cache + from, layers[layer].v_cache + from})
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "n"(kDim * 2) : "memory");
     }
   };
-  for_all_chunks(job, ask_for_keys, [&](const Chunk& chunk) {
+  for_all_chunks(job, layers, ask_for_keys, [&](const Chunk& chunk) {
     const uint32_t bytes = static_cast<uint32_t>(chunk.blocks) * (kNf4Block / 2);
-    sm90::barrier_wait(at.consumed(turn.slot), turn.phase ^ 1);
-    if (lane == 0) sm90::barrier_arrive_expect(at.full(turn.slot), kTileRows * bytes);
+    sm90::barrier_wait(consumed_barrier(job, turn.slot), turn.phase ^ 1);
+    if (lane == 0) sm90::barrier_arrive_expect(full_barrier(job, turn.slot), kTileRows * bytes);
     __syncwarp();
     if (lane < kTileRows) {
       const int64_t from = (static_cast<int64_t>(chunk.row + lane) * chunk.blocks_of_row + chunk.first_block) * (kNf4Block / 2);
-      copy_row(at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane * kCodeStride), chunk.linear->codes + from, bytes, at.full(turn.slot));
+      copy_row(job.at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane * kCodeStride), chunk.linear->codes + from, bytes, full_barrier(job, turn.slot));
     }
     turn.next(job.slots);
   });
@@ -240,21 +214,20 @@ struct Absmax {
   }
 };
 
-__device__ inline void make_scales(const Job& job, const Places& at, char* memory, uint32_t start, int which, int lane) {
-  const float* map = reinterpret_cast<const float*>(memory + (at.map - start));
-  float* scales = reinterpret_cast<float*>(memory + (at.scales - start)) + lane / 2 * kScaleStride + lane % 2 * (kChunkBlocks / 2);
+__device__ inline void make_scales(const Job& job, const Layer* layers, const float* map, float* scales, int which, int lane) {
+  scales += lane / 2 * kScaleStride + lane % 2 * (kChunkBlocks / 2);
   // What is loaded now is stored at the warp's next turn.
   Absmax held{};
   Turn turn, of_held;
   bool has = false;
   int number = 0;
   const auto put = [&] {
-    sm90::barrier_wait(at.consumed(of_held.slot), of_held.phase ^ 1);
+    sm90::barrier_wait(consumed_barrier(job, of_held.slot), of_held.phase ^ 1);
     held.store(map, scales + of_held.slot * (kScaleBytes / 4));
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(at.full(of_held.slot));
+    if (lane == 0) sm90::barrier_arrive(full_barrier(job, of_held.slot));
   };
-  for_all_chunks(job, [](int) {}, [&](const Chunk& chunk) {
+  for_all_chunks(job, layers, [](int) {}, [&](const Chunk& chunk) {
     if (number == which) {
       Absmax next{};
       next.load(chunk, lane);
@@ -295,22 +268,28 @@ __device__ inline float4 norm_weights(const void* weight, bool is_bf16, int i) {
 
 struct Consumer {
   const Job& job;
-  const Places& at;
-  char* memory;
-  uint32_t start;
+  char* origin;  // address 0 of shared memory
   int lane, warp, layer = 0;
   Turn turn;
 
-  template <class T> __device__ T* place(uint32_t where) const { return reinterpret_cast<T*>(memory + (where - start)); }
+  template <class T> __device__ T* place(uint32_t where) const { return reinterpret_cast<T*>(origin + where); }
+  __device__ const Layer& own() const { return place<const Layer>(job.at.layers)[layer]; }
   __device__ uint32_t now() const { return static_cast<uint32_t>(layer) + 1; }
+
+  // One warp looks until the first words are there, so that the others do not fill L2 with their asking; what follows has mostly come by then.
+  __device__ void wait_for(const Word* from, uint32_t sent) const {
+    if (warp == 0) exchange::receive(from + lane, sent);
+    consumer_sync();
+  }
 
   // The row that a step multiplies: four elements a thread at a time, as they come.
   __device__ void read_normed(const Word* from, uint32_t sent, const void* weight, bool is_bf16) {
     const int quads = job.hidden / 4;
-    uint2* stream = place<uint2>(at.stream);
-    uint2* row = place<uint2>(at.row);
+    uint2* stream = place<uint2>(job.at.stream);
+    uint2* row = place<uint2>(job.at.row);
     float4 first{};
     if (static_cast<int>(threadIdx.x) < quads) first = norm_weights(weight, is_bf16, threadIdx.x);
+    if (sent > 0) wait_for(from, sent);
     float squares = 0;
     for (int i = threadIdx.x; i < quads; i += kConsumers) {
       uint2 delta;
@@ -333,7 +312,7 @@ struct Consumer {
       const float2 a = floats_of(delta.x), b = floats_of(delta.y);
       squares = fmaf(a.x, a.x, fmaf(a.y, a.y, fmaf(b.x, b.x, fmaf(b.y, b.y, squares))));
     }
-    const float scale = 1.0f / sqrtf(consumer_sum(squares, place<float>(at.partial)) / static_cast<float>(job.hidden) + job.eps);
+    const float scale = 1.0f / sqrtf(consumer_sum(squares, place<float>(job.at.partial)) / static_cast<float>(job.hidden) + job.eps);
     for (int i = threadIdx.x; i < quads; i += kConsumers) {
       const float2 a = floats_of(stream[i].x), b = floats_of(stream[i].y);
       const float4 w = i == static_cast<int>(threadIdx.x) ? first : norm_weights(weight, is_bf16, i);
@@ -343,7 +322,8 @@ struct Consumer {
   }
   __device__ void read_plain(const Word* from, int width) {
     constexpr int kAtOnce = 3;
-    uint2* row = place<uint2>(at.row);
+    uint2* row = place<uint2>(job.at.row);
+    wait_for(from, now());
     for (int i = threadIdx.x; i < width / 4; i += kAtOnce * kConsumers) {
       exchange::Pair pairs[kAtOnce];
 #pragma unroll
@@ -356,7 +336,7 @@ struct Consumer {
     consumer_sync();
   }
   __device__ void read_row(int step) {
-    const Layer& own = job.of[layer];
+    const Layer& own = this->own();
     if (step == kQkv) read_normed(job.down, static_cast<uint32_t>(layer), own.input_norm, own.input_is_bf16);
     else if (step == kGated) read_normed(job.out, now(), own.post_norm, own.post_is_bf16);
     else read_plain(step == kOut ? job.attention : job.gated, width_of(job, step));
@@ -366,13 +346,13 @@ struct Consumer {
 
   __device__ int ranks_of(int step) const {
     int ranks = 0;
-    for (int i = 0; i < linears_of(step); ++i) ranks += job.of[layer].linears[first_linear(step) + i].rank;
+    for (int i = 0; i < linears_of(step); ++i) ranks += own().linears[first_linear(step) + i].rank;
     return ranks;
   }
   __device__ const float* rank_row(int step, int rank) const {
     int linear = first_linear(step);
-    while (rank >= job.of[layer].linears[linear].rank) rank -= job.of[layer].linears[linear++].rank;
-    return job.of[layer].linears[linear].a + static_cast<int64_t>(rank) * width_of(job, step);
+    while (rank >= own().linears[linear].rank) rank -= own().linears[linear++].rank;
+    return own().linears[linear].a + static_cast<int64_t>(rank) * width_of(job, step);
   }
   __device__ Word* ranks_place(int step) const { return job.ranks + step * kMostRanks; }
   __device__ int first_rank() const { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
@@ -383,12 +363,12 @@ struct Consumer {
       for (int i = threadIdx.x; i < lines; i += kConsumers) prefetch_l2(rank_row(step, rank) + 32 * i);
     for (int i = threadIdx.x; i < tiles * kTileRows; i += kConsumers) {
       const Tile tile = tile_of(job, step, i / kTileRows);
-      const Linear& linear = job.of[layer].linears[tile.linear];
+      const Linear& linear = own().linears[tile.linear];
       for (int r = 0; r < linear.rank; r += 32) prefetch_l2(linear.b + static_cast<int64_t>(tile.row + i % kTileRows) * linear.rank + r);
     }
   }
   __device__ void send_ranks(int step, int ranks) const {
-    const uint2* row = place<uint2>(at.row);
+    const uint2* row = place<uint2>(job.at.row);
     int parity = 0;
     for (int rank = first_rank(); rank < ranks; rank += static_cast<int>(gridDim.x), parity ^= 1) {
       const float4* a = reinterpret_cast<const float4*>(rank_row(step, rank));
@@ -398,13 +378,13 @@ struct Consumer {
         const float2 low = floats_of(row[i].x), high = floats_of(row[i].y);
         sum = fmaf(low.x, rounded(f.x), fmaf(low.y, rounded(f.y), fmaf(high.x, rounded(f.z), fmaf(high.y, rounded(f.w), sum))));
       }
-      sum = consumer_sum(sum, place<float>(at.partial) + parity * kConsumerWarps);
+      sum = consumer_sum(sum, place<float>(job.at.partial) + parity * kConsumerWarps);
       if (threadIdx.x == 0) exchange::send(ranks_place(step) + rank, __float_as_uint(job.lora_scale * sum), now());
     }
   }
   // To shared memory, rounded as the product wants it.
   __device__ void read_ranks(int step, int ranks) const {
-    float* to = place<float>(at.ranks);
+    float* to = place<float>(job.at.ranks);
     for (int i = threadIdx.x; i < ranks; i += kConsumers) to[i] = rounded(__uint_as_float(exchange::receive(ranks_place(step) + i, now())));
   }
 
@@ -415,18 +395,18 @@ struct Consumer {
     Codes codes;
     float low, high;  // scales of the lane's rows
   };
-  __device__ void wait_chunk() const { sm90::barrier_wait(at.full(turn.slot), turn.phase); }
+  __device__ void wait_chunk() const { sm90::barrier_wait(full_barrier(job, turn.slot), turn.phase); }
   __device__ void take(int block, Item& to) const {
-    const uint32_t lane_table = at.table | static_cast<uint32_t>(lane * 4);
-    const uint32_t low = at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane / 4 * kCodeStride + block * 32 + lane % 4 * 8);
-    const float* scales = place<float>(at.scales) + turn.slot * (kScaleBytes / 4) + lane / 4 * kScaleStride + block;
+    const uint32_t lane_table = job.at.table | static_cast<uint32_t>(lane * 4);
+    const uint32_t low = job.at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane / 4 * kCodeStride + block * 32 + lane % 4 * 8);
+    const float* scales = place<float>(job.at.scales) + turn.slot * (kScaleBytes / 4) + lane / 4 * kScaleStride + block;
     to.codes.look_up(low, low + 8 * kCodeStride, lane_table);
     to.low = scales[0];
     to.high = scales[8 * kScaleStride];
   }
   __device__ void release_chunk() {
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(at.consumed(turn.slot));
+    if (lane == 0) sm90::barrier_arrive(consumed_barrier(job, turn.slot));
     turn.next(job.slots);
   }
 
@@ -434,32 +414,35 @@ struct Consumer {
     const int width = width_of(job, step), blocks = width / static_cast<int>(kNf4Block), of_tile = chunks_of(width);
     const int tiles = tiles_of_block(job, step), chunks = tiles * of_tile, ranks = job.most_ranks > 0 ? ranks_of(step) : 0;
     if (ranks > 0) ask_for_adapters(step, ranks, tiles);
+    // Every item is given a value whatever the conditions, so that it takes no register longer than it is of use.
     Item ahead[kAhead][kBlocksOfWarp];
-    const auto blocks_at = [&](int chunk) { return min(blocks - chunk % of_tile * kChunkBlocks, kChunkBlocks); };
 #pragma unroll
     for (int c = 0; c < kAhead; ++c) {
-      if (c >= chunks) break;
-      wait_chunk();
+      if (c < chunks) wait_chunk();
 #pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) take(warp + j * kConsumerWarps, ahead[c][j]);
-      release_chunk();
+      for (int j = 0; j < kBlocksOfWarp; ++j) {
+        if (c < chunks) take(warp + j * kConsumerWarps, ahead[c][j]);
+        else ahead[c][j] = {};
+      }
+      if (c < chunks) release_chunk();
     }
     if (chunks == 0 && first_rank() >= ranks && step != kQkv && step != kGated) return;
     read_row(step);
     if (ranks > 0) send_ranks(step, ranks);
 
     float low_sum = 0, high_sum = 0;
-    const uint4* row = place<uint4>(at.row) + lane % 4 * 2;
-    const auto multiply = [&](int block, const Item& item) {
+    const uint4* row = place<uint4>(job.at.row) + lane % 4 * 2;
+    int chunk_of_tile = 0, tile = 0;
+    const auto multiply = [&](int j, const Item& item) {
+      const int block = chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps;
+      if (block >= blocks) return;
       const uint4 factors[2] = {row[block * 8], row[block * 8 + 1]};
       float c[4] = {}, more[4] = {};
       item.codes.multiply(factors, c, more);
       low_sum = fmaf(item.low, c[0] + more[0], low_sum);
       high_sum = fmaf(item.high, c[2] + more[2], high_sum);
     };
-    float* sums = place<float>(at.sums) + lane / 4 * (kConsumerWarps + 1) + warp;
-    int chunk_of_tile = 0, tile = 0;
+    float* sums = place<float>(job.at.sums) + lane / 4 * (kConsumerWarps + 1) + warp;
     const auto end_chunk = [&] {
       if (++chunk_of_tile < of_tile) return;
       if (lane % 4 == 0) {
@@ -474,20 +457,17 @@ struct Consumer {
     for (int c = 0; c < kAhead; ++c) {
       if (c >= chunks) break;
 #pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) multiply(chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps, ahead[c][j]);
+      for (int j = 0; j < kBlocksOfWarp; ++j) multiply(j, ahead[c][j]);
       end_chunk();
     }
     for (int c = kAhead; c < chunks; ++c) {
       wait_chunk();
       Item items[kBlocksOfWarp];
 #pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) take(warp + j * kConsumerWarps, items[j]);
+      for (int j = 0; j < kBlocksOfWarp; ++j) take(warp + j * kConsumerWarps, items[j]);
       release_chunk();
 #pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) multiply(chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps, items[j]);
+      for (int j = 0; j < kBlocksOfWarp; ++j) multiply(j, items[j]);
       end_chunk();
     }
     if (chunks == 0) return;
@@ -498,16 +478,16 @@ struct Consumer {
 
   // A row's sum over the warps, with bias and adapter.
   __device__ float result(int step, const Tile& tile, int i, int row) const {
-    const float* sums = place<float>(at.sums) + (i * kTileRows + row) * (kConsumerWarps + 1);
+    const float* sums = place<float>(job.at.sums) + (i * kTileRows + row) * (kConsumerWarps + 1);
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < kConsumerWarps; ++w) sum += sums[w];
-    const Linear& linear = job.of[layer].linears[tile.linear];
+    const Linear& linear = own().linears[tile.linear];
     if (linear.bias)
       sum += linear.bias_is_bf16 ? to_float(static_cast<const Bf16*>(linear.bias)[tile.row + row]) : static_cast<const float*>(linear.bias)[tile.row + row];
     if (linear.rank > 0) {
-      const float* u = place<float>(at.ranks);
-      for (int before = first_linear(step); before < tile.linear; ++before) u += job.of[layer].linears[before].rank;
+      const float* u = place<float>(job.at.ranks);
+      for (int before = first_linear(step); before < tile.linear; ++before) u += own().linears[before].rank;
       const float* b = linear.b + static_cast<int64_t>(tile.row + row) * linear.rank;
       for (int r = 0; r < linear.rank; ++r) sum = fmaf(u[r], rounded(__ldg(b + r)), sum);
     }
@@ -538,10 +518,10 @@ struct Consumer {
 
   template <int kGroup> __device__ void attend(const Stretch& stretch, int past) {
     if (!stretch.is_one) return;
-    const Layer& own = job.of[layer];
+    const Layer& own = this->own();
     const int part = lane % kLanes, way = threadIdx.x / kLanes, kv_head = stretch.kv_head, rank = stretch.rank, splits = job.splits;
     const int begin = stretch.begin, end = stretch.end;
-    float* heads = place<float>(at.heads);
+    float* heads = place<float>(job.at.heads);
     Bf16 *k_cache = own.k_cache + kv_head * kDim, *v_cache = own.v_cache + kv_head * kDim;
     Packed<Bf16, 8> keys[kBatch], values[kBatch];
     unsigned seen = 0;
@@ -569,7 +549,7 @@ struct Consumer {
       turn_head(low, high, norm != nullptr, weight, job.eps, cos, sin, lane, heads + warp * kDim);
     } else if (warp == kGroup + 1 && is_newest) {
       const Word* from = job.qkv + (job.inner + job.keys + kv_head * kDim) / 2;
-      uint32_t* to = place<uint32_t>(at.new_value);
+      uint32_t* to = place<uint32_t>(job.at.new_value);
       for (int i = lane; i < kHalf; i += kWarp) to[i] = exchange::receive(from + i, now());
     }
     consumer_sync();
@@ -591,7 +571,7 @@ struct Consumer {
       Lanes<8> key;
 #pragma unroll
       for (int e = 0; e < 8; ++e) key[e] = heads[kGroup * kDim + part * 8 + e];
-      const Packed<Bf16, 8> new_key[1] = {pack<Bf16>(key)}, new_value[1] = {load<8>(place<Bf16>(at.new_value) + part * 8)};
+      const Packed<Bf16, 8> new_key[1] = {pack<Bf16>(key)}, new_value[1] = {load<8>(place<Bf16>(job.at.new_value) + part * 8)};
       running.take(q, new_key, new_value, way == 0);
       if (way == 0) {
         store(k_cache + static_cast<int64_t>(past) * job.keys + part * 8, new_key[0]);
@@ -600,8 +580,8 @@ struct Consumer {
     }
 
     // The two keys of a warp, the warps, the blocks.
-    float* sums = place<float>(at.scratch);       // [warp][query][element]
-    float2* states = place<float2>(at.states);    // [warp][query]
+    float* sums = place<float>(job.at.scratch);       // [warp][query][element]
+    float2* states = place<float2>(job.at.states);    // [warp][query]
 #pragma unroll
     for (int r = 0; r < kGroup; ++r) {
       const float most = fmaxf(running.most[r], __shfl_xor_sync(kAllLanes, running.most[r], kLanes));
@@ -642,7 +622,8 @@ struct Consumer {
         exchange::send(place_of(d) + share + 1, __float_as_uint(total), now());
       }
     }
-    float* received = place<float>(at.parts);
+    float* received = place<float>(job.at.parts);
+    wait_for(parts + rank * splits * of_part, now());
     for (int i = threadIdx.x; i < splits * of_part; i += kConsumers)
       received[i] = __uint_as_float(exchange::receive(parts + rank * splits * of_part + i, now()));
     consumer_sync();
@@ -668,20 +649,22 @@ struct Consumer {
 template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kernel(const __grid_constant__ Job job) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) char memory[];
-  const uint32_t start = sm90::shared_address(memory);
-  const Places at(job, kGroup, static_cast<int>(gridDim.x), start);
+  char* origin = memory - sm90::shared_address(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int past = *job.past;
   if (past < 0 || past >= job.capacity) {
     if (blockIdx.x == 0 && threadIdx.x == 0) report_fault(job.fault, FaultKind::CacheFull, 0, past, job.capacity - 1);
     return;
   }
-  for (int i = threadIdx.x; i < kTableParts; i += kThreads) write_table(memory + (at.table - start), i);
-  if (threadIdx.x < 256) reinterpret_cast<float*>(memory + (at.map - start))[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
+  const Layer* layers = reinterpret_cast<const Layer*>(origin + job.at.layers);
+  for (int i = threadIdx.x; i < job.layers * static_cast<int>(sizeof(Layer) / sizeof(uint4)); i += kThreads)
+    reinterpret_cast<uint4*>(origin + job.at.layers)[i] = reinterpret_cast<const uint4*>(job.of)[i];
+  for (int i = threadIdx.x; i < kTableParts; i += kThreads) write_table(origin + job.at.table, i);
+  if (threadIdx.x < 256) reinterpret_cast<float*>(origin + job.at.map)[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
   if (threadIdx.x == 0) {
     for (int i = 0; i < job.slots; ++i) {
-      sm90::barrier_init(at.full(i), 2);  // the codes, the scales
-      sm90::barrier_init(at.consumed(i), kConsumerWarps);
+      sm90::barrier_init(full_barrier(job, i), 2);  // the codes, the scales
+      sm90::barrier_init(consumed_barrier(job, i), kConsumerWarps);
     }
     sm90::barrier_init_fence();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -689,9 +672,9 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kern
   __syncthreads();
   if (warp < kConsumerWarps) {
 #ifdef VLTUNE_SM90A
-    sm90::registers_grow<112>();
+    sm90::registers_grow<216>();
 #endif
-    Consumer consumer{job, at, memory, start, lane, warp};
+    Consumer consumer{job, origin, lane, warp};
     const Stretch stretch = stretch_of(job, past);
     for (; consumer.layer < job.layers; ++consumer.layer) {
       for (int step = 0; step < kSteps; ++step) {
@@ -701,13 +684,15 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kern
     }
     if (blockIdx.x == 0)
       for (int i = threadIdx.x; i < job.hidden / 4; i += kConsumers)
-        reinterpret_cast<uint2*>(job.sum)[i] = reinterpret_cast<const uint2*>(memory + (at.stream - start))[i];
+        reinterpret_cast<uint2*>(job.sum)[i] = reinterpret_cast<const uint2*>(origin + job.at.stream)[i];
   } else {
 #ifdef VLTUNE_SM90A
-    sm90::registers_shrink<32>();
+    sm90::registers_shrink<64>();
 #endif
-    if (warp == kConsumerWarps) copy_codes(job, at, past, lane);
-    else make_scales(job, at, memory, start, warp - kConsumerWarps - 1, lane);
+    if (warp == kConsumerWarps) copy_codes(job, layers, past, lane);
+    else
+      make_scales(job, layers, reinterpret_cast<const float*>(origin + job.at.map), reinterpret_cast<float*>(origin + job.at.scales),
+                  warp - kConsumerWarps - 1, lane);
   }
 #endif
 }
@@ -834,6 +819,35 @@ bool plan_layers(const OpCall& call, int64_t first, int64_t layers, Launch* to) 
 
 auto kernel_for(int group) { return group == 1 ? layers_kernel<1> : group == 2 ? layers_kernel<2> : layers_kernel<4>; }
 
+// Where things lie in shared memory. The attention's scratch memory is the place of the row and its sums, which are no more then.
+Places places_of(const Job& job, int group, int most_tiles) {
+  uint32_t end = kReserved;
+  const auto take = [&](int64_t bytes, uint32_t alignment = 16) {
+    const uint32_t at = (end + alignment - 1) / alignment * alignment;
+    end = at + static_cast<uint32_t>(bytes);
+    return at;
+  };
+  Places at{};
+  at.barriers = take(2 * kMostSlots * 8);
+  at.partial = take(2 * kConsumerWarps * 4);
+  at.map = take(256 * 4);
+  at.stream = take(job.hidden * 2);
+  at.heads = take((group + 1) * kDim * 4);
+  at.new_value = take(kDim * 2);
+  at.parts = take(group * (kDim + 2 * kMostSplits) * 4);
+  at.ranks = take(job.most_ranks * 4);
+  at.layers = take(job.layers * static_cast<int64_t>(sizeof(Layer)));
+  at.scratch = at.row = take(std::max({job.hidden, job.inner, job.intermediate}) * 2);
+  at.sums = take(most_tiles * kTileRows * (kConsumerWarps + 1) * 4);
+  at.states = at.scratch + static_cast<uint32_t>(kConsumerWarps * group * kDim * 4);
+  end = std::max(end, at.states + static_cast<uint32_t>(kConsumerWarps * group * 8));
+  at.scales = take(job.slots * kScaleBytes);
+  at.table = take(kTableBytes, kTableBytes);
+  at.codes = take(job.slots * kSlotBytes, 128);
+  at.end = end;
+  return at;
+}
+
 // Blocks, one to a multiprocessor at most, and the slots of their ring.
 bool plan_blocks(Launch* to) {
   Job& job = to->job;
@@ -842,13 +856,17 @@ bool plan_blocks(Launch* to) {
   job.splits = kMostSplits;
   while (job.splits > 0 && job.splits * kv_heads > to->blocks) job.splits /= 2;
   if (job.splits == 0) return false;
-  const auto bytes = [&](int slots) {
-    job.slots = slots;
-    return Places(job, to->group, to->blocks, kReserved).end;
-  };
-  int slots = kMostSlots;
-  while (slots >= kLeastSlots && bytes(slots) > device().shared_bytes) --slots;
-  return slots >= kLeastSlots;
+  int most_tiles = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    job.whole[step] = units_of(job, step) / to->blocks;
+    job.rest[step] = units_of(job, step) % to->blocks;
+    most_tiles = std::max(most_tiles, (job.whole[step] + (job.rest[step] > 0)) * (step == kGated ? 2 : 1));
+  }
+  for (job.slots = kMostSlots; job.slots >= kLeastSlots; --job.slots) {
+    job.at = places_of(job, to->group, most_tiles);
+    if (job.at.end <= device().shared_bytes) return true;
+  }
+  return false;
 }
 
 // A launch brings more than 4 KiB along from CUDA 12.1 on.
@@ -875,7 +893,7 @@ void launch(const OpCall& call, const Launch& from) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(from.blocks));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = Places(from.job, from.group, from.blocks, kReserved).end;
+  config.dynamicSmemBytes = from.job.at.end;
   config.stream = stream_of(call);
   config.attrs = &together;
   config.numAttrs = 1;
