@@ -198,7 +198,7 @@ void qk_norm_rope(const OpCall& call) {
   check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
   check_operand(call, y, "y", dtype_bit(x.dtype), {shape.n, x.dim(1)});
   if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
+    check_operand(call, weight, "weight", kIsNormWeight, {shape.dim});
     check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
   } else {
     check_absent(call, rstd, "rstd", "without weight");
@@ -235,7 +235,7 @@ void qk_norm_rope_backward(const OpCall& call) {
   const unsigned dtype = dtype_bit(dy.dtype);
   check_operand(call, x, "x", dtype, {shape.n, dy.dim(1)});
   if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
+    check_operand(call, weight, "weight", kIsNormWeight, {shape.dim});
     check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
   } else {
     check_absent(call, rstd, "rstd", "without weight");

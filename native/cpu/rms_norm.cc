@@ -63,7 +63,7 @@ void rms_norm(const OpCall& call) {
   check_operand(call, x, "x", kIsActivation, {kAny, kAny});
   const int64_t n = x.dim(0), d = x.dim(1);
   const unsigned dtype = dtype_bit(x.dtype);
-  check_operand(call, weight, "weight", kIsActivation, {d});
+  check_operand(call, weight, "weight", kIsNormWeight, {d});
   check_operand(call, y, "y", dtype, {n, d});
   check_operand(call, rstd, "rstd", kIsF32, {n});
   if (residual.present()) {
@@ -100,7 +100,7 @@ void rms_norm_backward(const OpCall& call) {
   const int64_t n = dy.dim(0), d = dy.dim(1);
   const unsigned dtype = dtype_bit(dy.dtype);
   check_operand(call, s, "s", dtype, {n, d});
-  check_operand(call, weight, "weight", kIsActivation, {d});
+  check_operand(call, weight, "weight", kIsNormWeight, {d});
   check_operand(call, rstd, "rstd", kIsF32, {n});
   if (dsum.present()) check_operand(call, dsum, "dsum", dtype, {n, d});
   check_operand(call, dx, "dx", dtype, {n, d});

@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
   }
   for (int i = threadIdx.x; i < 512; i += kThreads) {  // half a row of the table
     const int byte = i / 2;
-    const uint32_t word = pack_bf16(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
+    const uint32_t word = pack_pair<Bf16>(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
     uint4* to = reinterpret_cast<uint4*>(memory + (at.table - start) + byte * (kWarp * 4) + i % 2 * 64);
 #pragma unroll
     for (int j = 0; j < 4; ++j) to[j] = make_uint4(word, word, word, word);
@@ -309,8 +309,8 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
         look_up(half ? low_codes.y : low_codes.x, lane_table, a);
         look_up(half ? high_codes.y : high_codes.x, lane_table, b);
         const uint32_t first[4] = {a[0], b[0], a[1], b[1]}, second[4] = {a[2], b[2], a[3], b[3]};
-        mma_bf16(c, first, factors.of[half].x, factors.of[half].y);
-        mma_bf16(more, second, factors.of[half].z, factors.of[half].w);
+        mma<Bf16>(c, first, factors.of[half].x, factors.of[half].y);
+        mma<Bf16>(more, second, factors.of[half].z, factors.of[half].w);
       }
       low_sum = fmaf(low_scales[block], c[0] + more[0], low_sum);  // all columns of c are alike
       high_sum = fmaf(high_scales[block], c[2] + more[2], high_sum);
@@ -401,6 +401,7 @@ __global__ void __launch_bounds__(kDownThreads) ranks_kernel(const __grid_consta
 // ------------------------------------------------------------------------------------------------------------------------------------
 
 struct Ops {
+  static constexpr unsigned kActivations = kIsFloat;
   static constexpr OpRun rms_norm = cuda::rms_norm, linear = cuda::linear, swiglu = cuda::swiglu;
   static constexpr OpWorkspace linear_workspace = cuda::linear_workspace;
 };
@@ -413,6 +414,7 @@ bool plan(const OpCall& call, const LinearsOne& f, Job* job) {
   if (!all_aligned(kVectorBytes, f.x.data, f.residual.data, f.norm.data, f.sum.data)) return false;
   for (int i = 0; i < f.count; ++i) {
     const LinearsOne::Layer& layer = f.layers[i];
+    if (layer.bias.present() && layer.bias.dtype == DType::F16) return false;
     if (layer.weight.dtype != DType::NF4 || !all_aligned(kVectorBytes, layer.weight.data) || layer.out > 1 << 24 || layer.rank > 1 << 12) return false;
   }
   *job = {};
@@ -452,12 +454,12 @@ size_t ranks_bytes(const LinearsOne& f) {
 }  // namespace
 
 size_t linears_one_workspace(const OpCall& call) {
-  const LinearsOne f = linears_of(call);
+  const LinearsOne f = linears_of(call, Ops::kActivations);
   return std::max(parts::linears<Ops>(call, f, false), ranks_bytes(f));
 }
 
 void linears_one(const OpCall& call) {
-  const LinearsOne f = linears_of(call);
+  const LinearsOne f = linears_of(call, Ops::kActivations);
   Job job;
   if (!plan(call, f, &job)) {
     parts::linears<Ops>(call, f, true);

@@ -15,7 +15,7 @@ namespace {
 constexpr int32_t kIgnored = -100;
 
 // Rows of a chunk: row i is row rows[first + i] of x and targets, or first + i. Its logits lie `ld` apart; their gradient takes their
-// place, and with BF16 lies in the first part of each row.
+// place, and where it is narrower lies in the first part of each row.
 struct Rows {
   const int32_t* rows;      // nullptr: all
   const int32_t* targets;
@@ -270,7 +270,7 @@ struct Call {
 Call read_call(const OpCall& call) {
   Call c{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), output(call, 0), output(call, 1), output(call, 2),
          0, 0, 0, 0, 0, 0, DType::F32, DType::F32, false};
-  check_operand(call, c.x, "x", kIsActivation, {kAny, kAny});
+  check_operand(call, c.x, "x", kIsFloat, {kAny, kAny});
   c.n = c.x.shape[0];
   c.d = c.x.shape[1];
   check_operand(call, c.weight, "weight", kIsFloat | kIsNf4, {kAny, c.d});
@@ -283,7 +283,7 @@ Call read_call(const OpCall& call) {
   if (c.dweight.present()) check_operand(call, c.dweight, "dweight", kIsF32, {c.vocab, c.d});
   c.dtype = c.x.dtype;
   c.trains = c.dx.present() || c.dweight.present();
-  c.logits = c.dtype == DType::F32 ? DType::F32 : kLogitsOfBf16;
+  c.logits = c.dtype == DType::BF16 ? kLogitsOfBf16 : c.dtype;
   c.ld = ceil_div(c.vocab, 8) * 8;
   c.count = c.rows.present() ? c.rows.shape[0] : c.n;
   int64_t rows = call.attrs->integer("chunk_rows", 0);
@@ -372,9 +372,8 @@ void linear_cross_entropy(const OpCall& call) {
     gemm(call, forward);
     const Rows part{gathers ? c.rows.as<int32_t>() : nullptr, c.targets.as<int32_t>(), c.loss_scale.as<float>(), losses, logits, first,
                     count, c.n, c.vocab, c.ld, c.trains, call.fault};
-    if (c.dtype == DType::F32) launch_finish<float, float>(call, part);
-    else if (c.logits == DType::F32) launch_finish<float, Bf16>(call, part);
-    else launch_finish<Bf16, Bf16>(call, part);
+    if (c.logits != c.dtype) launch_finish<float, Bf16>(call, part);
+    else with_activation(c.dtype, [&](auto tag) { launch_finish<decltype(tag), decltype(tag)>(call, part); });
     if (dx) {
       Gemm backward{count, c.d, c.vocab, c.dtype, logits, gradient_ld, weight, c.d, false};
       backward.c = dx;

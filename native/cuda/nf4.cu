@@ -245,8 +245,8 @@ template <class T, int kWords, bool kIsFlat> __global__ void __launch_bounds__(k
           reinterpret_cast<float4*>(to)[0] = make_float4(value[0], value[1], value[2], value[3]);
           reinterpret_cast<float4*>(to)[1] = make_float4(value[4], value[5], value[6], value[7]);
         } else {
-          *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
-                                                     pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7]));
+          *reinterpret_cast<uint4*>(to) = make_uint4(pack_pair<T>(value[0], value[1]), pack_pair<T>(value[2], value[3]),
+                                                     pack_pair<T>(value[4], value[5]), pack_pair<T>(value[6], value[7]));
         }
       } else {  // a last word of fewer elements; its bytes are read one by one, for there may be no four
         for (int k = 0; e + k < end; ++k) {
@@ -313,8 +313,10 @@ void dequantize_rows(const OpCall& call, const Tensor& nf4_weight, int64_t first
                      int64_t to_stride) {
   const int64_t width = nf4_weight.dim(-1), first = first_row * width, count = rows * width;
   const auto* codes = nf4_weight.as<uint8_t>();
-  if (to_dtype == DType::F32) read_rows<float>(call, {codes, nf4_weight.nf4, first, count, static_cast<float*>(to), to_stride, width});
-  else read_rows<Bf16>(call, {codes, nf4_weight.nf4, first, count, static_cast<Bf16*>(to), to_stride, width});
+  with_activation(to_dtype, [&](auto tag) {
+    using T = decltype(tag);
+    read_rows<T>(call, {codes, nf4_weight.nf4, first, count, static_cast<T*>(to), to_stride, width});
+  });
 }
 
 void nf4_quantize(const OpCall& call) {
@@ -363,7 +365,7 @@ void nf4_dequantize(const OpCall& call) {
   check_present(call, x, "x");
   check_present(call, y, "y");
   check_dtype(call, x, "x", kIsNf4);
-  check_dtype(call, y, "y", kIsActivation);
+  check_dtype(call, y, "y", kIsFloat);
   check_numel(call, y, "y", x.numel());
   Tensor row = x;
   row.rank = 1;

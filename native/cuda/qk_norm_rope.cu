@@ -346,7 +346,7 @@ template <class Body> void with_heads(int groups, int heads, Body&& body) {
 struct Heads { int64_t n, heads, dim, half; };
 
 Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsActivation, {kAny, kAny});
+  check_operand(call, x, name, kIsFloat, {kAny, kAny});
   const int64_t dim = call.attrs->integer("head_dim", 0);
   VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
                static_cast<long long>(dim));
@@ -399,7 +399,7 @@ void qk_norm_rope(const OpCall& call) {
   check_operand(call, sin, "sin", kIsF32, {heads.n, heads.half});
   check_operand(call, y, "y", dtype_bit(x.dtype), {heads.n, x.dim(1)});
   if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {heads.dim});
+    check_operand(call, weight, "weight", kIsNormWeight, {heads.dim});
     check_operand(call, rstd, "rstd", kIsF32, {heads.n, heads.heads});
   } else {
     check_absent(call, rstd, "rstd", "without weight");
@@ -416,7 +416,7 @@ void qk_norm_rope(const OpCall& call) {
       with_heads(kGroups, shape.heads, [&](auto together) {
         constexpr int kHeads = decltype(together)::value;
         shape.pieces = static_cast<int>(ceil_div(shape.heads, kGroups * kHeads));
-        with_activation(weight.dtype, [&](auto weight_tag) {
+        with_norm_weight(weight.dtype, [&](auto weight_tag) {
           using W = decltype(weight_tag);
           heads_forward<D, W, N, kLanes, kHeads>
               <<<static_cast<unsigned>(ceil_div(shape.n * shape.pieces, kWarps)), kThreads, 0, stream_of(call)>>>(
@@ -445,7 +445,7 @@ void qk_norm_rope_backward(const OpCall& call) {
   const unsigned dtype = dtype_bit(dy.dtype);
   check_operand(call, x, "x", dtype, {heads.n, dy.dim(1)});
   if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {heads.dim});
+    check_operand(call, weight, "weight", kIsNormWeight, {heads.dim});
     check_operand(call, rstd, "rstd", kIsF32, {heads.n, heads.heads});
   } else {
     check_absent(call, rstd, "rstd", "without weight");

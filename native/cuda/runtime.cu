@@ -243,9 +243,10 @@ Info info() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    const int capability = info.reason.empty() ? cuda::counted_capability(properties) : properties.major * 10 + properties.minor;
     DeviceSummary summary{i,
                           properties.name,
-                          std::to_string(properties.major) + "." + std::to_string(properties.minor),
+                          std::to_string(capability / 10) + "." + std::to_string(capability % 10),
                           properties.multiProcessorCount,
                           properties.totalGlobalMem,
                           0};

@@ -14,8 +14,9 @@ namespace vltune {
 constexpr unsigned dtype_bit(DType dtype) { return 1u << static_cast<unsigned>(dtype); }
 constexpr unsigned kIsF32 = dtype_bit(DType::F32), kIsBf16 = dtype_bit(DType::BF16), kIsF16 = dtype_bit(DType::F16),
                    kIsI32 = dtype_bit(DType::I32), kIsU8 = dtype_bit(DType::U8), kIsNf4 = dtype_bit(DType::NF4);
-constexpr unsigned kIsActivation = kIsF32 | kIsBf16;       // D of the contracts
-constexpr unsigned kIsFloat = kIsF32 | kIsBf16 | kIsF16;
+constexpr unsigned kIsActivation = kIsF32 | kIsBf16;       // D of the contracts, on the CPU
+constexpr unsigned kIsFloat = kIsF32 | kIsBf16 | kIsF16;   // and on CUDA
+constexpr unsigned kIsNormWeight = kIsF32 | kIsBf16;
 constexpr int64_t kAny = -1;                               // any length of this dimension
 
 // Operand i, or an absent one where the caller gave fewer.

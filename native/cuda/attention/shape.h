@@ -50,7 +50,7 @@ struct Backward {
 void forward_plain(const OpCall& call, const Forward& pass);
 void backward_plain(const OpCall& call, const Backward& pass);
 
-// Matrix units from sm_80, BF16 (forward_mma.cu, backward_mma.cu): false if they do not take this shape.
+// Matrix units, BF16 from sm_80 and F16 from sm_75 (forward_mma.cu, backward_mma.cu): false if they do not take this shape.
 bool forward_mma(const OpCall& call, const Forward& pass);
 bool backward_mma(const OpCall& call, const Backward& pass);
 

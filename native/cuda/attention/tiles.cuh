@@ -1,9 +1,8 @@
 // Which rows a block of threads works on. A grid is sized from the numbers of tokens and sequences alone, as the lengths lie in device
 // memory: every block looks for its tile in `bounds`, and there may be a few blocks too many.
 #pragma once
-#include <cuda_bf16.h>
-
 #include "../device.h"
+#include "../vector.cuh"
 
 namespace vltune::cuda::attn {
 
@@ -128,12 +127,6 @@ __device__ bool find_cached_tile(const int32_t* past, int64_t capacity, int toke
   *tile = {0, tokens, (tiles - 1 - slot) * kRows, 0, before + tokens, before};
   return true;
 }
-
-__device__ inline float to_float(float x) { return x; }
-__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <class D> __device__ D from_float(float x);
-template <> __device__ inline float from_float<float>(float x) { return x; }
-template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
 
 // A kernel may start before the former one on its stream has ended (Hopper and newer): the former says from when on, and it says itself
 // where it waits for the former's end. To be called by all threads.
