@@ -12,7 +12,6 @@ namespace vltune::cpu::VLTUNE_ISA {
 namespace {
 
 struct Ops {
-  static constexpr unsigned kActivations = kIsActivation;
   static constexpr OpRun rms_norm = VLTUNE_ISA::rms_norm, linear = VLTUNE_ISA::linear, swiglu = VLTUNE_ISA::swiglu,
                          qk_norm_rope = VLTUNE_ISA::qk_norm_rope, attention_cached = VLTUNE_ISA::attention_cached;
   static constexpr OpWorkspace linear_workspace = VLTUNE_ISA::linear_workspace,
@@ -21,8 +20,8 @@ struct Ops {
 
 }  // namespace
 
-size_t linears_one_workspace(const OpCall& call) { return parts::linears<Ops>(call, linears_of(call, kIsActivation), false); }
-void linears_one(const OpCall& call) { parts::linears<Ops>(call, linears_of(call, kIsActivation), true); }
+size_t linears_one_workspace(const OpCall& call) { return parts::linears<Ops>(call, linears_of(call), false); }
+void linears_one(const OpCall& call) { parts::linears<Ops>(call, linears_of(call), true); }
 
 size_t attention_one_workspace(const OpCall& call) { return parts::attention<Ops>(call, false); }
 void attention_one(const OpCall& call) { parts::attention<Ops>(call, true); }

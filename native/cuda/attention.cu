@@ -33,7 +33,7 @@ Shape shape_of(const OpCall& call, const Tensor& q) {
   VLTUNE_CHECK(scale > 0 && scale < 3e38, "ERR_ARGUMENT", "%s: attribute scale is %g, expected a positive number", call.op, scale);
   s.scale = static_cast<float>(scale);
   s.causal = call.attrs->flag("causal");
-  check_operand(call, q, "q", kIsFloat, {kAny, s.q_stride()});
+  check_operand(call, q, "q", kIsActivation, {kAny, s.q_stride()});
   s.tokens = q.shape[0];
   s.dtype = q.dtype;
   return s;

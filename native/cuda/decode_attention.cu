@@ -284,7 +284,6 @@ template <int kGroup, int kCluster> __global__ void __launch_bounds__(kThreads, 
 // ------------------------------------------------------------------------------------------------------------------------------------
 
 struct Ops {
-  static constexpr unsigned kActivations = kIsFloat;
   static constexpr OpRun qk_norm_rope = cuda::qk_norm_rope, attention_cached = cuda::attention_cached;
   static constexpr OpWorkspace attention_cached_workspace = cuda::attention_cached_workspace;
 };

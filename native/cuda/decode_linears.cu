@@ -401,7 +401,6 @@ __global__ void __launch_bounds__(kDownThreads) ranks_kernel(const __grid_consta
 // ------------------------------------------------------------------------------------------------------------------------------------
 
 struct Ops {
-  static constexpr unsigned kActivations = kIsFloat;
   static constexpr OpRun rms_norm = cuda::rms_norm, linear = cuda::linear, swiglu = cuda::swiglu;
   static constexpr OpWorkspace linear_workspace = cuda::linear_workspace;
 };
@@ -454,12 +453,12 @@ size_t ranks_bytes(const LinearsOne& f) {
 }  // namespace
 
 size_t linears_one_workspace(const OpCall& call) {
-  const LinearsOne f = linears_of(call, Ops::kActivations);
+  const LinearsOne f = linears_of(call);
   return std::max(parts::linears<Ops>(call, f, false), ranks_bytes(f));
 }
 
 void linears_one(const OpCall& call) {
-  const LinearsOne f = linears_of(call, Ops::kActivations);
+  const LinearsOne f = linears_of(call);
   Job job;
   if (!plan(call, f, &job)) {
     parts::linears<Ops>(call, f, true);

@@ -52,7 +52,7 @@ void add(const OpCall& call) {
   check_present(call, a, "a");
   check_present(call, b, "b");
   check_present(call, y, "y");
-  check_dtype(call, a, "a", kIsFloat);
+  check_dtype(call, a, "a", kIsActivation);
   check_dtype(call, b, "b", dtype_bit(a.dtype));
   check_dtype(call, y, "y", dtype_bit(a.dtype));
   check_numel(call, b, "b", a.numel());
@@ -69,7 +69,7 @@ void cast(const OpCall& call) {
   check_present(call, x, "x");
   check_present(call, y, "y");
   check_dtype(call, x, "x", kIsFloat | kIsNf4);
-  check_dtype(call, y, "y", kIsFloat);
+  check_dtype(call, y, "y", kIsActivation);
   check_numel(call, y, "y", x.numel());
   if (x.dtype == DType::NF4) return nf4_dequantize(call);
   with_activation(y.dtype, [&](auto y_tag) {
@@ -92,7 +92,7 @@ void fill(const OpCall& call) {
 
 void select_rows(const OpCall& call) {
   const Tensor &x = input(call, 0), &rows = input(call, 1), &y = output(call, 0);
-  check_operand(call, x, "x", kIsFloat, {kAny, kAny});
+  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
   check_operand(call, rows, "rows", kIsI32, {kAny});
   const int64_t m = rows.dim(0), d = x.dim(1);
   check_operand(call, y, "y", dtype_bit(x.dtype), {m, d});

@@ -74,7 +74,7 @@ void embedding(const OpCall& call) {
   check_operand(call, ids, "ids", kIsI32, {kAny});
   check_operand(call, weight, "weight", kIsFloat, {kAny, kAny});
   const int64_t n = ids.dim(0), d = weight.dim(1);
-  check_operand(call, y, "y", kIsFloat, {n, d});
+  check_operand(call, y, "y", kIsActivation, {n, d});
   with_float(weight.dtype, [&](auto weight_tag) {
     with_activation(y.dtype, [&](auto y_tag) {
       using W = decltype(weight_tag);
@@ -88,7 +88,7 @@ void embedding_backward(const OpCall& call) {
   const Tensor &ids = input(call, 0), &dy = input(call, 1), &dweight = output(call, 0);
   check_operand(call, ids, "ids", kIsI32, {kAny});
   const int64_t n = ids.dim(0);
-  check_operand(call, dy, "dy", kIsFloat, {n, kAny});
+  check_operand(call, dy, "dy", kIsActivation, {n, kAny});
   const int64_t d = dy.dim(1);
   check_operand(call, dweight, "dweight", kIsF32, {kAny, d});
   if (n == 0 || d == 0) return;

@@ -56,12 +56,12 @@ struct Forward {
 Forward forward_of(const OpCall& call) {
   Forward f{input(call, 0), input(call, 1),  input(call, 2),  input(call, 3), input(call, 4),
             input(call, 5), output(call, 0), output(call, 1), 0,              0,              0, 0};
-  check_operand(call, f.x, "x", kIsFloat, {kAny, kAny});
+  check_operand(call, f.x, "x", kIsActivation, {kAny, kAny});
   f.n = f.x.shape[0];
   f.in = f.x.shape[1];
   check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {kAny, f.in});
   f.out = f.weight.shape[0];
-  if (f.bias.present()) check_operand(call, f.bias, "bias", kIsFloat, {f.out});
+  if (f.bias.present()) check_operand(call, f.bias, "bias", kIsActivation, {f.out});
   f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
   if (f.a.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
   else check_absent(call, f.u, "u", "without lora_a");
@@ -95,7 +95,7 @@ struct Backward {
 Backward backward_of(const OpCall& call) {
   Backward f{input(call, 0),  input(call, 1),  input(call, 2),  input(call, 3),  input(call, 4), input(call, 5), input(call, 6),
              output(call, 0), output(call, 1), output(call, 2), output(call, 3), output(call, 4), 0,             0, 0, 0};
-  check_operand(call, f.dy, "dy", kIsFloat, {kAny, kAny});
+  check_operand(call, f.dy, "dy", kIsActivation, {kAny, kAny});
   f.n = f.dy.shape[0];
   f.out = f.dy.shape[1];
   check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {f.out, kAny});

@@ -270,7 +270,7 @@ struct Call {
 Call read_call(const OpCall& call) {
   Call c{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), output(call, 0), output(call, 1), output(call, 2),
          0, 0, 0, 0, 0, 0, DType::F32, DType::F32, false};
-  check_operand(call, c.x, "x", kIsFloat, {kAny, kAny});
+  check_operand(call, c.x, "x", kIsActivation, {kAny, kAny});
   c.n = c.x.shape[0];
   c.d = c.x.shape[1];
   check_operand(call, c.weight, "weight", kIsFloat | kIsNf4, {kAny, c.d});

@@ -365,7 +365,7 @@ void nf4_dequantize(const OpCall& call) {
   check_present(call, x, "x");
   check_present(call, y, "y");
   check_dtype(call, x, "x", kIsNf4);
-  check_dtype(call, y, "y", kIsFloat);
+  check_dtype(call, y, "y", kIsActivation);
   check_numel(call, y, "y", x.numel());
   Tensor row = x;
   row.rank = 1;

@@ -346,7 +346,7 @@ template <class Body> void with_heads(int groups, int heads, Body&& body) {
 struct Heads { int64_t n, heads, dim, half; };
 
 Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsFloat, {kAny, kAny});
+  check_operand(call, x, name, kIsActivation, {kAny, kAny});
   const int64_t dim = call.attrs->integer("head_dim", 0);
   VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
                static_cast<long long>(dim));

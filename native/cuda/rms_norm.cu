@@ -268,7 +268,7 @@ void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weigh
 void rms_norm(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &residual = input(call, 2);
   const Tensor &y = output(call, 0), &rstd = output(call, 1), &sum = output(call, 2);
-  check_operand(call, x, "x", kIsFloat, {kAny, kAny});
+  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
   const int64_t n = x.dim(0), d = x.dim(1);
   const unsigned dtype = dtype_bit(x.dtype);
   check_operand(call, weight, "weight", kIsNormWeight, {d});
@@ -302,7 +302,7 @@ size_t rms_norm_backward_workspace(const OpCall& call) {
 void rms_norm_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &s = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3),
                &dsum = input(call, 4), &dx = output(call, 0), &dweight = output(call, 1);
-  check_operand(call, dy, "dy", kIsFloat, {kAny, kAny});
+  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
   const int64_t n = dy.dim(0), d = dy.dim(1);
   const unsigned dtype = dtype_bit(dy.dtype);
   check_operand(call, s, "s", dtype, {n, d});

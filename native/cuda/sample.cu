@@ -186,7 +186,7 @@ size_t sample_workspace(const OpCall& call) { return best_bytes() + sizeof(uint3
 
 void sample(const OpCall& call) {
   const Tensor &logits = input(call, 0), &sampling = input(call, 1), &uniform = input(call, 2);
-  check_operand(call, logits, "logits", kIsFloat, {1, kAny});
+  check_operand(call, logits, "logits", kIsActivation, {1, kAny});
   check_operand(call, sampling, "sampling", kIsF32, {4});
   check_operand(call, uniform, "uniform", kIsF32, {kAny});
   const int64_t vocab = logits.dim(1), steps = uniform.dim(0);

@@ -50,7 +50,7 @@ template <class D> struct Backward {
 
 void swiglu(const OpCall& call) {
   const Tensor &gate = input(call, 0), &up = input(call, 1), &y = output(call, 0);
-  check_operand(call, gate, "gate", kIsFloat, {kAny, kAny});
+  check_operand(call, gate, "gate", kIsActivation, {kAny, kAny});
   const int64_t n = gate.dim(0), f = gate.dim(1);
   check_operand(call, up, "up", dtype_bit(gate.dtype), {n, f});
   check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
@@ -64,7 +64,7 @@ void swiglu(const OpCall& call) {
 void swiglu_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &gate = input(call, 1), &up = input(call, 2);
   const Tensor &dgate = output(call, 0), &dup = output(call, 1);
-  check_operand(call, dy, "dy", kIsFloat, {kAny, kAny});
+  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
   const int64_t n = dy.dim(0), f = dy.dim(1);
   const unsigned dtype = dtype_bit(dy.dtype);
   check_operand(call, gate, "gate", dtype, {n, f});

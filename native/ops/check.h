@@ -14,8 +14,12 @@ namespace vltune {
 constexpr unsigned dtype_bit(DType dtype) { return 1u << static_cast<unsigned>(dtype); }
 constexpr unsigned kIsF32 = dtype_bit(DType::F32), kIsBf16 = dtype_bit(DType::BF16), kIsF16 = dtype_bit(DType::F16),
                    kIsI32 = dtype_bit(DType::I32), kIsU8 = dtype_bit(DType::U8), kIsNf4 = dtype_bit(DType::NF4);
-constexpr unsigned kIsActivation = kIsF32 | kIsBf16;       // D of the contracts, on the CPU
-constexpr unsigned kIsFloat = kIsF32 | kIsBf16 | kIsF16;   // and on CUDA
+constexpr unsigned kIsFloat = kIsF32 | kIsBf16 | kIsF16;
+#ifdef __CUDACC__
+constexpr unsigned kIsActivation = kIsFloat;               // D of the contracts
+#else
+constexpr unsigned kIsActivation = kIsF32 | kIsBf16;
+#endif
 constexpr unsigned kIsNormWeight = kIsF32 | kIsBf16;
 constexpr int64_t kAny = -1;                               // any length of this dimension
 

@@ -20,15 +20,14 @@ struct LinearsOne {
   bool swiglu = false;
 };
 
-// `activations`: the dtypes of D and of biases.
-[[maybe_unused]] static LinearsOne linears_of(const OpCall& call, unsigned activations) {
+[[maybe_unused]] static LinearsOne linears_of(const OpCall& call) {
   LinearsOne f;
   f.x = input(call, 0);
   f.residual = input(call, 1);
   f.norm = input(call, 2);
   f.sum = output(call, 0);
   f.swiglu = call.attrs->flag("swiglu");
-  check_operand(call, f.x, "x", activations, {1, kAny});
+  check_operand(call, f.x, "x", kIsActivation, {1, kAny});
   f.width = f.x.shape[1];
   const unsigned dtype = dtype_bit(f.x.dtype);
   if (f.norm.present()) check_operand(call, f.norm, "norm_weight", kIsNormWeight, {f.width});
@@ -56,7 +55,7 @@ struct LinearsOne {
     }
     check_operand(call, layer.weight, weight, kIsFloat | kIsNf4, {kAny, f.width});
     layer.out = layer.weight.shape[0];
-    if (layer.bias.present()) check_operand(call, layer.bias, bias, activations, {layer.out});
+    if (layer.bias.present()) check_operand(call, layer.bias, bias, kIsActivation, {layer.out});
     if (layer.a.present()) {
       check_operand(call, layer.a, a, kIsF32, {kAny, f.width});
       check_operand(call, layer.b, b, kIsF32, {layer.out, layer.a.shape[0]});
@@ -154,7 +153,7 @@ template <class Ops> size_t linears(const OpCall& call, const LinearsOne& f, boo
 // Outputs are written by the last part alone, after its checks.
 template <class Ops> size_t attention(const OpCall& call, bool run) {
   const Tensor &q = input(call, 0), &k = input(call, 1), &q_norm = input(call, 3), &k_norm = input(call, 4);
-  check_operand(call, q, "q", Ops::kActivations, {1, kAny});
+  check_operand(call, q, "q", kIsActivation, {1, kAny});
   check_operand(call, k, "k", dtype_bit(q.dtype), {1, kAny});
   const int64_t dim = call.attrs->integer("head_dim", 0);
   VLTUNE_CHECK(dim > 0, "ERR_ARGUMENT", "%s: attribute head_dim is %lld, expected a positive number", call.op, static_cast<long long>(dim));
