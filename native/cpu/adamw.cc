@@ -4,8 +4,8 @@
 #include <cstdlib>
 
 #include "../ops/check.h"
+#include "../ops/code_tables.h"
 #include "dynamic_map.h"
-#include "nf4_tables.h"
 #include "partition.h"
 #include "simd.h"
 

@@ -3,10 +3,10 @@
 #include <type_traits>
 
 #include "../ops/check.h"
+#include "../ops/code_tables.h"
 #include "dispatch.h"
 #include "dynamic_map.h"
 #include "nf4.h"
-#include "nf4_tables.h"
 #include "partition.h"
 #include "simd.h"
 

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "../ops/check.h"
+#include "../ops/code_tables.h"
 #include "device.h"
-#include "dynamic_map.cuh"
 #include "fast_math.cuh"
 #include "vector.cuh"
 
