@@ -3,9 +3,9 @@
 #include <cfloat>
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/adamw_checks.h"
+#include "../ops/code_tables.h"
 #include "device.h"
-#include "dynamic_map.cuh"
 #include "fast_math.cuh"
 #include "vector.cuh"
 
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_of(const float* g, int64_t 
 
 // ---- codes of 8-bit state -------------------------------------------------------------------------------------------
 
-constexpr int kStateBlock = 256;  // elements that share an absmax; bitsandbytes' blockwise optimizers
+constexpr int kStateBlock = kAdamwBlock;
 
 // The code that bitsandbytes' search (quantize_2D) ends at: the nearest by F32 midpoints, a tie goes to the even code.
 //
@@ -528,9 +528,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) update(con
 
 void grad_norm(const OpCall& call) {
   const Tensor &grads = input(call, 0), &norm = output(call, 0), &clip = output(call, 1);
-  check_operand(call, grads, "grads", kIsF32, {kAny});
-  check_operand(call, norm, "norm", kIsF32, {1});
-  check_operand(call, clip, "clip", kIsF32, {1});
+  check_grad_norm(call, grads, norm, clip);
   const int64_t n = grads.dim(0), range = norm_range(n);
   const auto most = static_cast<float>(call.attrs->number("max_grad_norm", 0));
   const bool aligned = all_aligned(kVectorBytes, grads.data);
@@ -551,27 +549,7 @@ size_t grad_norm_workspace(const OpCall&) { return sizeof(double) * kRanges; }
 
 void adamw(const OpCall& call) {
   const Tensor &grads = input(call, 0), &clip = input(call, 1), &hyper = input(call, 2), &segments = input(call, 3);
-  const char* const names[] = {"params", "m8", "v8", "m8_absmax", "v8_absmax", "m32", "v32"};
-  check_operand(call, grads, "grads", kIsF32, {kAny});
-  const int64_t total = grads.dim(0);
-  check_operand(call, clip, "clip", kIsF32, {1});
-  check_operand(call, hyper, "hyper", kIsF32, {8});
-  check_operand(call, segments, "segments", kIsI32, {kAny, 6});
-  check_operand(call, output(call, 0), names[0], kIsF32, {total});
-  for (int i = 1; i < 7; ++i) {  // a state that no segment uses may be absent or empty
-    const Tensor& state = output(call, i);
-    if (!state.present()) continue;
-    check_dtype(call, state, names[i], i <= 2 ? kIsU8 : kIsF32);
-    check_shape(call, state, names[i], {kAny});
-  }
-  const int64_t size8 = output(call, 1).numel(), size32 = output(call, 5).numel();
-  check_numel(call, output(call, 2), names[2], size8);
-  check_numel(call, output(call, 3), names[3], ceil_div(size8, kStateBlock));
-  check_numel(call, output(call, 4), names[4], ceil_div(size8, kStateBlock));
-  check_numel(call, output(call, 6), names[6], size32);
-  const int64_t variant = call.attrs->integer("variant", 0);
-  VLTUNE_CHECK(variant == 0 || variant == 1, "ERR_ARGUMENT", "%s: variant is %lld, expected 0 (bitsandbytes) or 1 (torch)", call.op,
-               static_cast<long long>(variant));
+  const AdamwSizes sizes = check_adamw(call);
   if (segments.dim(0) == 0) return;
   const Arrays a = {output(call, 0).as<float>(),
                     grads.as<float>(),
@@ -584,17 +562,17 @@ void adamw(const OpCall& call) {
                     clip.as<float>(),
                     hyper.as<float>(),
                     segments.as<int32_t>(),
-                    total,
-                    size8,
-                    size32,
+                    sizes.params,
+                    sizes.state8,
+                    sizes.state32,
                     segments.dim(0),
                     all_aligned(kVectorBytes, output(call, 0).data, grads.data, output(call, 5).data, output(call, 6).data) &&
                         all_aligned(4, output(call, 1).data, output(call, 2).data),
                     call.fault};
   const int64_t most = int64_t{device().multiprocessors} * kBlocksPerMultiprocessor;
-  const int64_t needed = ceil_div(ceil_div(total, kStateBlock) + 1, kWarps);
+  const int64_t needed = ceil_div(ceil_div(sizes.params, kStateBlock) + 1, kWarps);
   const auto blocks = static_cast<unsigned>(needed < most ? needed : most);
-  const auto kernel = variant == 1 ? update<true, false> : size8 > 0 ? update<false, true> : update<false, false>;
+  const auto kernel = sizes.torch ? update<true, false> : sizes.state8 > 0 ? update<false, true> : update<false, false>;
   kernel<<<blocks, kThreads, 0, stream_of(call)>>>(a);
   check_launch(call);
 }

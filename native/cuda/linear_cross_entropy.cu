@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../ops/check.h"
+#include "../ops/linear_cross_entropy_checks.h"
 #include "cluster.cuh"
 #include "gemm/gemm.h"
 #include "rows.cuh"
@@ -260,29 +260,14 @@ constexpr int64_t kLeastRows = 32;
 
 constexpr DType kLogitsOfBf16 = DType::BF16;
 
-struct Call {
-  Tensor x, weight, targets, loss_scale, rows, loss, dx, dweight;
-  int64_t n, d, vocab, ld, count, chunk;
+struct Call : LinearCrossEntropy {
+  int64_t ld, count, chunk;
   DType dtype, logits;
-  bool trains;
 };
 
 Call read_call(const OpCall& call) {
-  Call c{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), output(call, 0), output(call, 1), output(call, 2),
-         0, 0, 0, 0, 0, 0, DType::F32, DType::F32, false};
-  check_operand(call, c.x, "x", kIsActivation, {kAny, kAny});
-  c.n = c.x.shape[0];
-  c.d = c.x.shape[1];
-  check_operand(call, c.weight, "weight", kIsFloat | kIsNf4, {kAny, c.d});
-  c.vocab = c.weight.shape[0];
-  check_operand(call, c.targets, "targets", kIsI32, {c.n});
-  check_operand(call, c.loss_scale, "loss_scale", kIsF32, {1});
-  if (c.rows.present()) check_operand(call, c.rows, "rows", kIsI32, {kAny});
-  check_operand(call, c.loss, "loss", kIsF32, {1});
-  if (c.dx.present()) check_operand(call, c.dx, "dx", dtype_bit(c.x.dtype), {c.n, c.d});
-  if (c.dweight.present()) check_operand(call, c.dweight, "dweight", kIsF32, {c.vocab, c.d});
+  Call c{check_linear_cross_entropy(call), 0, 0, 0, DType::F32, DType::F32};
   c.dtype = c.x.dtype;
-  c.trains = c.dx.present() || c.dweight.present();
   c.logits = c.dtype == DType::BF16 ? kLogitsOfBf16 : c.dtype;
   c.ld = ceil_div(c.vocab, 8) * 8;
   c.count = c.rows.present() ? c.rows.shape[0] : c.n;
@@ -342,8 +327,7 @@ size_t linear_cross_entropy_workspace(const OpCall& call) { return scratch_of(re
 void linear_cross_entropy(const OpCall& call) {
   const Call c = read_call(call);
   const Scratch s = scratch_of(c);
-  VLTUNE_CHECK(call.workspace_bytes >= s.bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
-               s.bytes);
+  check_workspace(call, s.bytes);
   char* scratch = static_cast<char*>(call.workspace);
   double* losses = reinterpret_cast<double*>(scratch + s.losses);
   void* logits = scratch + s.logits;

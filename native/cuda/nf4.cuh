@@ -2,8 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "../ops/code_tables.h"
 #include "device.h"
-#include "dynamic_map.cuh"
 #include "vector.cuh"
 
 namespace vltune::cuda {
@@ -46,14 +46,10 @@ template <class T> struct Nf4Values {
   uint32_t lower[4], upper[4];
 
   __device__ explicit Nf4Values(float scale) {
-    constexpr float kCode[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
-                                 -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
-                                 0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f,
-                                 0.7229568362236023f, 1.0f};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t a = pack_pair<T>(__fmul_rn(kCode[4 * i], scale), __fmul_rn(kCode[4 * i + 1], scale));
-      const uint32_t b = pack_pair<T>(__fmul_rn(kCode[4 * i + 2], scale), __fmul_rn(kCode[4 * i + 3], scale));
+      const uint32_t a = pack_pair<T>(__fmul_rn(kNf4Code[4 * i], scale), __fmul_rn(kNf4Code[4 * i + 1], scale));
+      const uint32_t b = pack_pair<T>(__fmul_rn(kNf4Code[4 * i + 2], scale), __fmul_rn(kNf4Code[4 * i + 3], scale));
       lower[i] = __byte_perm(a, b, 0x6420);
       upper[i] = __byte_perm(a, b, 0x7531);
     }

@@ -1,6 +1,6 @@
 #include "../ops/swiglu.h"
 
-#include "../ops/check.h"
+#include "../ops/swiglu_checks.h"
 #include "map.cuh"
 
 namespace vltune::cuda {
@@ -50,10 +50,8 @@ template <class D> struct Backward {
 
 void swiglu(const OpCall& call) {
   const Tensor &gate = input(call, 0), &up = input(call, 1), &y = output(call, 0);
-  check_operand(call, gate, "gate", kIsActivation, {kAny, kAny});
+  check_swiglu(call, gate, up, y);
   const int64_t n = gate.dim(0), f = gate.dim(1);
-  check_operand(call, up, "up", dtype_bit(gate.dtype), {n, f});
-  check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
   with_activation(gate.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch_map<kVector<D>>(call, n * f, all_aligned(kVectorBytes, gate.data, up.data, y.data),
@@ -64,13 +62,8 @@ void swiglu(const OpCall& call) {
 void swiglu_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &gate = input(call, 1), &up = input(call, 2);
   const Tensor &dgate = output(call, 0), &dup = output(call, 1);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_swiglu_backward(call, dy, gate, up, dgate, dup);
   const int64_t n = dy.dim(0), f = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, gate, "gate", dtype, {n, f});
-  check_operand(call, up, "up", dtype, {n, f});
-  check_operand(call, dgate, "dgate", dtype, {n, f});
-  check_operand(call, dup, "dup", dtype, {n, f});
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch_map<kVector<D>>(call, n * f, all_aligned(kVectorBytes, dy.data, gate.data, up.data, dgate.data, dup.data),

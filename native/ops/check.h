@@ -87,6 +87,12 @@ constexpr int64_t kAny = -1;                               // any length of this
   check_shape(call, tensor, name, shape);
 }
 
+// The scratch memory of a call is as large as was asked for.
+[[maybe_unused]] static void check_workspace(const OpCall& call, size_t bytes) {
+  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
+               bytes);
+}
+
 constexpr int64_t kNoId = INT64_MIN;
 
 // Every one of `ids` lies in 0..limit-1, or is `ignored`.
