@@ -11,7 +11,7 @@ import { addon, type Device, type DType, dtypeBytes, type Storage } from '../nat
 import type { ActivationDType } from '../ops/builder.js';
 import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
 import { TRAIN_OPTIONS } from '../train/args.js';
-import { f32ToBf16 } from '../weights/float16.js';
+import { f32ToBf16, f32ToF16 } from '../weights/float16.js';
 import { normals } from './normals.js';
 
 interface VisionSizes {
@@ -149,7 +149,7 @@ const STEP = 8191 * NF4_BLOCK;
 
 export class RandomWeights implements WeightStore {
   readonly hostBytes = 0;
-  readonly #dtype: 'f32' | 'bf16';
+  readonly #dtype: ActivationDType;
   readonly #linears: ReadonlyMap<string, LinearSpec>;
   readonly #tensors = new Map<string, StoredWeight>();
   readonly #places = new Map<string, Place>();
@@ -157,9 +157,12 @@ export class RandomWeights implements WeightStore {
   #bytes = 0;
 
   constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean) {
-    this.#dtype = dtype === 'f32' ? 'f32' : 'bf16';
+    this.#dtype = dtype;
     this.#linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
-    for (const { name, shape, part } of spec.tensors) if (part === 'language') this.#plan(name, shape, this.#dtype);
+    for (const { name, shape, part } of spec.tensors) {
+      // Norms have weights of f32 or bf16.
+      if (part === 'language') this.#plan(name, shape, dtype === 'f16' && shape.length === 1 ? 'f32' : dtype);
+    }
     for (const { name, in: width, out, bias, part } of spec.linears) {
       if (part === 'vision' || (part === 'head' && spec.head === spec.embedding)) continue;
       this.#plan(`${name}.weight`, [out, width], part === 'language' && loadIn4bit ? 'nf4' : this.#dtype);
@@ -191,7 +194,7 @@ export class RandomWeights implements WeightStore {
     const table = addon().allocate(TABLE * element, device);
     this.#block = addon().allocate(this.#bytes, device);
     try {
-      const host = this.#host(normals(TABLE, DEVIATION));
+      const host = hostNumbers(normals(TABLE, DEVIATION), this.#dtype);
       await addon().copyAsync(table, 0, host, 0, TABLE * element);
       addon().release(host);
       let cut = 0;
@@ -199,7 +202,7 @@ export class RandomWeights implements WeightStore {
       for (const { name, shape, dtype } of this.#tensors.values()) {
         const numel = shape.reduce((product, dim) => product * dim, 1);
         cut = (cut + STEP) % TABLE;
-        if (shape.length === 1) this.#ones(offset, numel);
+        if (shape.length === 1) this.#ones(offset, numel, dtype as ActivationDType);
         else if (dtype !== 'nf4') this.#copyTable(this.#block, offset, table, cut, numel);
         this.#places.set(
           name,
@@ -225,22 +228,9 @@ export class RandomWeights implements WeightStore {
     this.#tensors.set(name, { name, shape, dtype });
   }
 
-  /** A host storage of numbers in this model's dtype. */
-  #host(values: Float32Array): Storage {
-    const storage = addon().allocate(dtypeBytes(this.#dtype, values.length), 'cpu');
-    if (this.#dtype === 'f32') {
-      addon().write(storage, 0, values);
-    } else {
-      const bits = new Uint16Array(values.length);
-      f32ToBf16(values, bits);
-      addon().write(storage, 0, bits);
-    }
-    return storage;
-  }
-
-  #ones(offset: number, numel: number): void {
-    const host = this.#host(new Float32Array(numel).fill(1));
-    addon().copy(this.#block!, offset, host, 0, dtypeBytes(this.#dtype, numel));
+  #ones(offset: number, numel: number, dtype: ActivationDType): void {
+    const host = hostNumbers(new Float32Array(numel).fill(1), dtype);
+    addon().copy(this.#block!, offset, host, 0, dtypeBytes(dtype, numel));
     addon().release(host);
   }
 
@@ -293,6 +283,19 @@ export class RandomWeights implements WeightStore {
       if (wide) addon().release(wide);
     }
   }
+}
+
+/** A host storage of numbers of a dtype. */
+function hostNumbers(values: Float32Array, dtype: ActivationDType): Storage {
+  const storage = addon().allocate(dtypeBytes(dtype, values.length), 'cpu');
+  if (dtype === 'f32') {
+    addon().write(storage, 0, values);
+  } else {
+    const bits = new Uint16Array(values.length);
+    (dtype === 'bf16' ? f32ToBf16 : f32ToF16)(values, bits);
+    addon().write(storage, 0, bits);
+  }
+  return storage;
 }
 
 /** Bytes in the block: codes and scales of NF4 each start at a multiple of the alignment, as every tensor does. */

@@ -168,8 +168,8 @@ Step make_step(const float* hyper, float clip, bool torch) {
 size_t grad_norm_workspace(const OpCall&) { return 0; }
 
 void grad_norm(const OpCall& call) {
-  const Tensor &grads = input(call, 0), &norm = output(call, 0), &clip = output(call, 1);
-  check_grad_norm(call, grads, norm, clip);
+  const Tensor &grads = input(call, 0), &scale = input(call, 1), &norm = output(call, 0), &clip = output(call, 1);
+  check_grad_norm(call, grads, scale, norm, clip);
   // At most 64 ranges, and 16 sums in each whatever the width of the vectors: the same bits on every machine.
   constexpr int64_t kRanges = 64, kSums = 16;
   const int64_t n = grads.dim(0), longest = (n + kRanges - 1) / kRanges;
@@ -188,12 +188,11 @@ void grad_norm(const OpCall& call) {
   });
   double total = 0;
   for (double sum : partial) total += sum;
-  const float length = static_cast<float>(std::sqrt(total));
+  const float by = scale.present() ? *scale.as<float>() : 1.0f, length = static_cast<float>(std::sqrt(total)) / by;
   const float most = static_cast<float>(call.attrs->number("max_grad_norm", 0));
   *norm.as<float>() = length;
-  // Written so that a NaN norm gives a NaN clip, as torch.clamp does.
   const float coefficient = most > 0 ? most / (length + 1e-6f) : 1.0f;
-  *clip.as<float>() = coefficient > 1.0f ? 1.0f : coefficient;
+  *clip.as<float>() = std::isfinite(length) ? (coefficient > 1.0f ? 1.0f : coefficient) / by : 0.0f;
 }
 
 void adamw(const OpCall& call) {
@@ -217,6 +216,7 @@ void adamw(const OpCall& call) {
   }
   const Arrays a = {output(call, 0).as<float>(), grads.as<float>(),           output(call, 1).as<uint8_t>(), output(call, 2).as<uint8_t>(),
                     output(call, 3).as<float>(), output(call, 4).as<float>(), output(call, 5).as<float>(),   output(call, 6).as<float>()};
+  if (*clip.as<float>() == 0) return;
   const Step shared = make_step(hyper.as<float>(), *clip.as<float>(), sizes.torch);
   const bool weight_decay = hyper.as<float>()[4] > 0;
   // One task a chunk; all segments' chunks are counted through.

@@ -12,8 +12,10 @@ struct AdamwSizes {
   bool torch;                       // variant 1
 };
 
-[[maybe_unused]] static void check_grad_norm(const OpCall& call, const Tensor& grads, const Tensor& norm, const Tensor& clip) {
+[[maybe_unused]] static void check_grad_norm(const OpCall& call, const Tensor& grads, const Tensor& scale, const Tensor& norm,
+                                             const Tensor& clip) {
   check_operand(call, grads, "grads", kIsF32, {kAny});
+  if (scale.present()) check_operand(call, scale, "scale", kIsF32, {1});
   check_operand(call, norm, "norm", kIsF32, {1});
   check_operand(call, clip, "clip", kIsF32, {1});
 }

@@ -578,14 +578,20 @@ function movers(numbers: Numbers): OpCase[] {
 function optimizers(numbers: Numbers): OpCase[] {
   const cases: OpCase[] = [];
   for (const elements of [256, 70_000 * 4]) {
-    cases.push({
-      name: `grad_norm ${elements}`,
-      op: 'grad_norm',
-      inputs: [random(numbers, 'f32', [elements])],
-      outputs: [zeros('f32', 1), zeros('f32', 1)],
-      attrs: { max_grad_norm: 1 },
-      bounds: 1e-6,
-    });
+    const grads = random(numbers, 'f32', [elements]);
+    for (const [of, scale] of [
+      ['', null],
+      [', scaled', floats(2 ** 16)],
+    ] as const) {
+      cases.push({
+        name: `grad_norm ${elements}${of}`,
+        op: 'grad_norm',
+        inputs: [grads, scale],
+        outputs: [zeros('f32', 1), zeros('f32', 1)],
+        attrs: { max_grad_norm: 1 },
+        bounds: 1e-6,
+      });
+    }
   }
   // Three tensors: 5000 elements in 8 bits, 300 and 700 in 32, the last without decay.
   const segments = integers([0, 5000, 0, 1, 1, 0, 20, 300, 0, 0, 1, 0, 22, 700, 2, 0, 0, 0], [3, 6]);
@@ -624,6 +630,14 @@ function optimizers(numbers: Numbers): OpCase[] {
         outputs: after,
         attrs: { variant },
         bounds: bound,
+      },
+      {
+        name: `adamw variant ${variant}, skipped`,
+        op: 'adamw',
+        inputs: [random(numbers, 'f32', [total]), floats(0), ...inputs(2).slice(2)],
+        outputs: after,
+        attrs: { variant },
+        bounds: 'same',
       },
     );
   }
