@@ -36,6 +36,6 @@ export function dtypeFault(dtype: unknown, device: DeviceOption | undefined): st
 /** The dtype of activations to generate in. ERR_USAGE if the device does not compute in the one that was named. */
 export function generationActivations(dtype: ComputeDType | undefined, device: DeviceOption | undefined): ActivationDType {
   const fault = dtypeFault(dtype, device);
-  if (fault) throw new VltuneError('ERR_USAGE', `dtype: ${fault}`);
+  if (fault) throw new VltuneError('ERR_USAGE', `--dtype: ${fault}`);
   return ACTIVATIONS[dtype ?? generationDType(device)];
 }

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { type DeviceOption, deviceKind, openDevice, plannedDevice } from '../lib/device.js';
-import { dtypeFault, generationDType, trainingDType } from '../lib/dtype.js';
+import { dtypeFault, generationActivations, generationDType, trainingDType } from '../lib/dtype.js';
 import { type Addon, addon, wrapAddon } from '../lib/native.js';
 
 const { available, compiled } = addon().cudaInfo();
@@ -67,6 +67,13 @@ test.serial('16-bit activations are bf16 where the GPU computes in it, else f16,
     t.is(dtypeFault('float16', 'cuda:1'), undefined);
     t.regex(dtypeFault('float16', 'cpu') ?? '', /^expected float32 or bfloat16 on the CPU, got float16/);
     t.is(dtypeFault('bfloat16', 'cpu'), undefined);
+    t.throws(() => generationActivations('float16', 'cpu'), {
+      code: 'ERR_USAGE',
+      message: /^--dtype: expected float32 or bfloat16/,
+    });
+    t.is(generationActivations('float16', 'cuda'), 'f16');
+    t.is(generationActivations(undefined, 'cuda'), 'f16');
+    t.is(generationActivations(undefined, 'cpu'), 'bf16');
   } finally {
     wrapAddon(() => real!);
   }

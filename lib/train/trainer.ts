@@ -244,7 +244,7 @@ class TrainingLoop {
       tokens_per_second: (this.#tokensHere / (performance.now() - started)) * 1000,
       peak_memory_bytes: peak,
       planned_memory_bytes: this.#run.plannedBytes,
-      ...(this.#run.step.lossScale && { skipped_steps: this.#skipped }),
+      ...(this.#run.step.scaler && { skipped_steps: this.#skipped }),
     });
     return {
       outputDir: this.#args.outputDir,
@@ -286,9 +286,9 @@ class TrainingLoop {
       weightDecay: this.#args.weightDecay,
       step: made + 1,
     });
-    const mayOverflow = step.lossScale?.isExhausted === false;
+    const mayOverflow = step.scaler?.isExhausted === false;
     if (!Number.isFinite(loss) || (!Number.isFinite(gradNorm) && !mayOverflow)) {
-      const at = step.lossScale ? `learning rate ${rate}, loss scale ${step.lossScale.state.scale}` : `learning rate ${rate}`;
+      const at = step.scaler ? `learning rate ${rate}, loss scale ${step.scaler.state.scale}` : `learning rate ${rate}`;
       throw new VltuneError(
         'ERR_NAN',
         `step ${this.#done + 1}: loss is ${loss}, gradient norm is ${gradNorm} (${at}); training stopped, ${this.#lastSaved > 0 ? `checkpoint-${this.#lastSaved} is kept` : 'no checkpoint was written by this run'}`,
@@ -317,8 +317,8 @@ class TrainingLoop {
     const { loss, updates, tokens, targets, started } = this.#window;
     const epoch = this.#epoch();
     const entry = { loss: loss / updates, grad_norm: gradNorm, learning_rate: rate };
-    const scale = this.#run.step.lossScale && {
-      loss_scale: this.#run.step.lossScale.state.scale,
+    const scale = this.#run.step.scaler && {
+      loss_scale: this.#run.step.scaler.state.scale,
       skipped_steps: this.#skipped,
     };
     const numbers = { epoch, step: this.#done, ...entry, ...scale };
@@ -382,7 +382,7 @@ class TrainingLoop {
 
   /** Updates that were not made, in f16; the schedule stands still meanwhile, as transformers' does. */
   get #skipped(): number {
-    return this.#run.step.lossScale?.state.skipped ?? 0;
+    return this.#run.step.scaler?.state.skipped ?? 0;
   }
 
   #learningRate(update: number): number {

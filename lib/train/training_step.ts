@@ -99,8 +99,8 @@ interface Candidate {
 
 export class TrainingStep {
   readonly memory: MemoryPlan;
-  /** In f16 alone. */
-  readonly lossScale: LossScale | undefined;
+  /** What losses are scaled by beside what a caller says: in f16 alone. */
+  readonly scaler: LossScale | undefined;
   readonly #spec: ModelSpec;
   readonly #frozen: WeightStore;
   readonly #trainables: Trainables;
@@ -120,7 +120,7 @@ export class TrainingStep {
     this.#trainables = trainables;
     this.#optimizer = optimizer;
     this.#options = options;
-    this.lossScale = options.dtype === 'f16' ? new LossScale() : undefined;
+    this.scaler = options.dtype === 'f16' ? new LossScale() : undefined;
     this.#evaluate = this.#buildPass('evaluate', 0);
     this.#update = this.#buildUpdate();
 
@@ -194,13 +194,13 @@ export class TrainingStep {
   async update(hyper: OptimizerHyper): Promise<{ loss: number; gradNorm: number }> {
     const { learningRate, beta1, beta2, epsilon, weightDecay, step } = hyper;
     this.#io.write('hyper', Float32Array.of(learningRate, beta1, beta2, epsilon, weightDecay, step, 0, 0));
-    if (this.lossScale) this.#io.write('grad_scale', Float32Array.of(this.#gradScale));
+    if (this.scaler) this.#io.write('grad_scale', Float32Array.of(this.#gradScale));
     this.#io.flush();
     await this.#compiled().update.run({});
     const loss = this.#io.read('loss', new Float32Array(1))[0]! / this.#gradScale;
     const gradNormValue = this.#io.read('grad_norm', new Float32Array(1))[0]!;
     this.#io.write('loss', new Float32Array(1));
-    this.lossScale?.record(gradNormValue);
+    this.scaler?.record(gradNormValue);
     return { loss, gradNorm: gradNormValue };
   }
 
@@ -285,7 +285,7 @@ export class TrainingStep {
 
   /** What losses, and so gradients, are multiplied by until the next update: a power of two. */
   get #gradScale(): number {
-    return this.lossScale?.state.scale ?? 1;
+    return this.scaler?.state.scale ?? 1;
   }
 
   // ---- Programs
@@ -400,7 +400,7 @@ export class TrainingStep {
     const { arrays, segmentCount, variant } = this.#optimizer;
     const grads = graph.value('grad', 'flat', 'f32', [elements]);
     const clip = graph.value('io', 'clip', 'f32', [1]);
-    const scale = this.lossScale ? graph.value('io', 'grad_scale', 'f32', [1]) : null;
+    const scale = this.scaler ? graph.value('io', 'grad_scale', 'f32', [1]) : null;
     gradNorm(
       graph,
       { grads, scale },

@@ -164,7 +164,7 @@ export function stateTensors(run: Run): TensorEntry[] {
         },
       }),
     ),
-    ...lossScaleTensors(step.lossScale),
+    ...lossScaleTensors(step.scaler),
     ...optimizer.arrays.map(
       (array): TensorEntry => ({
         name: array.name,
@@ -188,9 +188,9 @@ const MASTER = 'master.';
 const LOSS_SCALE = 'loss_scale';
 
 /** The loss scale, the updates made since it was moved, and those that were not made in all. */
-function lossScaleTensors(lossScale: LossScale | undefined): TensorEntry[] {
-  if (!lossScale) return [];
-  const { scale, made, skipped } = lossScale.state;
+function lossScaleTensors(scaler: LossScale | undefined): TensorEntry[] {
+  if (!scaler) return [];
+  const { scale, made, skipped } = scaler.state;
   return [{ name: LOSS_SCALE, dtype: 'F32', shape: [3], data: bytesOf(Float32Array.of(scale, made, skipped)) }];
 }
 
@@ -233,8 +233,8 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
       step.writeParameter(loraName(name, 'B'), tensors.b);
     }
   }
-  const { lossScale } = step;
-  if (lossScale) {
+  const { scaler } = step;
+  if (scaler) {
     await read(LOSS_SCALE, 12, (piece) => {
       const [scale, made, skipped] = new Float32Array(piece.buffer, piece.byteOffset, 3);
       if (!(scale! > 0 && made! >= 0 && skipped! >= 0)) {
@@ -243,7 +243,7 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
           `${join(checkpoint.folder, OPTIMIZER_FILE)}: tensor ${LOSS_SCALE}: expected a scale and two counts, found ${scale}, ${made} and ${skipped}`,
         );
       }
-      lossScale.state = { scale: scale!, made: made!, skipped: skipped! };
+      scaler.state = { scale: scale!, made: made!, skipped: skipped! };
     });
   }
   for (const array of optimizer.arrays)

@@ -48,7 +48,7 @@ test.serial('the scale changes no bit of loss, gradients and parameters where no
       'cuda',
       undefined,
       async (step, names) => {
-        step.lossScale!.state = { scale, made: 0, skipped: 0 };
+        step.scaler!.state = { scale, made: 0, skipped: 0 };
         await step.microStep(batch(2), 0.05, [3, 1]);
         await step.microStep(batch(1), 0.05, [3, 2]);
         const gradients = names.map((name) => step.readGradient(name));
@@ -96,7 +96,7 @@ function withOverflow(t: ExecutionContext, at: readonly number[], settings: Opti
   TrainingStep.prototype.update = async function (hyper) {
     settings.push(hyper);
     if (!at.includes(settings.length)) return await update.call(this, hyper);
-    this.lossScale!.record(Number.NaN);
+    this.scaler!.record(Number.NaN);
     return { loss: 2, gradNorm: Number.NaN };
   };
 }

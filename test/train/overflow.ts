@@ -15,19 +15,19 @@ export function parameters(step: TrainingStep, names: readonly string[]): Map<st
 export async function checkOverflow(t: ExecutionContext, device: Device): Promise<void> {
   const body = async (step: TrainingStep, names: readonly string[]): Promise<void> => {
     const before = parameters(step, names);
-    step.lossScale!.state = { scale: 2 ** 127, made: 5, skipped: 0 };
+    step.scaler!.state = { scale: 2 ** 127, made: 5, skipped: 0 };
     await step.microStep(batch(1), 0.05, [3, 1]);
     const { gradNorm } = await step.update(HYPER);
     t.false(Number.isFinite(gradNorm));
     t.deepEqual(parameters(step, names), before);
-    t.deepEqual(step.lossScale!.state, { scale: 2 ** 126, made: 0, skipped: 1 });
+    t.deepEqual(step.scaler!.state, { scale: 2 ** 126, made: 0, skipped: 1 });
     for (const name of names)
       t.true(
         step.readGradient(name).every((value) => value === 0),
         'gradients are cleared',
       );
 
-    step.lossScale!.state = { scale: 2 ** 10, made: 0, skipped: 1 };
+    step.scaler!.state = { scale: 2 ** 10, made: 0, skipped: 1 };
     await step.microStep(batch(1), 0.05, [3, 1]);
     t.true(Number.isFinite((await step.update(HYPER)).gradNorm));
     t.notDeepEqual(parameters(step, names), before);
