@@ -100,6 +100,7 @@ __global__ void __launch_bounds__(kDownThreads) down_mma(Down d, int64_t product
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kRows;
   const int rank0 = blockIdx.y * kColumns;
   const T* x = static_cast<const T*>(d.x);
+  const bool wide = d.k % 8 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;  // rows are whole vectors
   const Mask mask(d.dropout);
   const bool drops = d.dropout.key != nullptr;
   float acc[kTiles][kRanks][4] = {};
@@ -112,9 +113,15 @@ __global__ void __launch_bounds__(kDownThreads) down_mma(Down d, int64_t product
       for (int half = 0; half < 2; ++half) {
         const int64_t row = row0 + 16 * i + 8 * half + g;
         uint32_t* to = a[i][half];
+        const bool in = row < d.n;
+        if (wide) {
+          const uint4* from = reinterpret_cast<const uint4*>(x + row * d.k + k0);
+          const uint4 words = in && k0 < d.k ? __ldg(from) : make_uint4(0, 0, 0, 0);
+          to[0] = words.x, to[1] = words.y, to[2] = words.z, to[3] = words.w;
+          continue;
+        }
 #pragma unroll
         for (int e = 0; e < 8; e += 2) {
-          const bool in = row < d.n;
           const T* from = x + row * d.k + k0 + e;
           to[e / 2] = pack_pair<T>(in && k0 + e < d.k ? to_float(from[0]) : 0.0f, in && k0 + e + 1 < d.k ? to_float(from[1]) : 0.0f);
         }

@@ -1,5 +1,5 @@
 // Attention on CUDA: the ops of native/ops/attention.h. Here are the checks and the choice among the ways to compute: wgmma and TMA on
-// Hopper, mma.sync from sm_80, plain FMAs otherwise; and for a few tokens against a cache a way of its own.
+// Hopper, mma.sync where it takes the dtype, plain FMAs otherwise; and for a few tokens against a cache a way of its own.
 #include <algorithm>
 
 #include "attention/shape.h"

@@ -362,7 +362,8 @@ function linears(numbers: Numbers): OpCase[] {
         for (const adapted of [false, true]) {
           const [x, dy] = [random(numbers, dtype, [n, width]), random(numbers, dtype, [n, out])];
           const weight = weightOf(numbers, kind, out, width);
-          const bias = kind === 'f32' || kind === dtype ? random(numbers, kind, [out]) : null;
+          const biased = kind === 'f32' || kind === 'bf16' || (kind === 'f16' && dtype === 'f16');
+          const bias = biased ? random(numbers, kind, [out]) : null;
           const a = adapted ? random(numbers, 'f32', [rank, width], 0.1) : null;
           const b = adapted ? random(numbers, 'f32', [out, rank], 0.1) : null;
           const rng = adapted && kind !== 'f16' ? integers([7, 11]) : null;
