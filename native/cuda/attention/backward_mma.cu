@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
   const float scale[kTall][2] = {{args.scale, args.scale}, {args.scale, args.scale}};
   char* rows = shared + Rows::bytes(warp * kWarpQueries);
   store_rows<kWidth, kTall>(dq, scale, rows, args.dq + at + warp * kWarpQueries * q_stride, q_stride, own, h);
-  wait_for_former();  // so that what follows on the stream follows both
+  wait_for_previous();  // so that what follows on the stream follows both
 #endif
 }
 

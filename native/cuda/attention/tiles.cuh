@@ -3,7 +3,7 @@
 #pragma once
 #include <cuda_bf16.h>
 
-#include "../device.h"
+#include "../launch.cuh"
 
 namespace vltune::cuda::attn {
 
@@ -135,35 +135,14 @@ template <class D> __device__ D from_float(float x);
 template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
 
-// A kernel may start before the former one on its stream has ended (Hopper and newer): the former says from when on, and it says itself
-// where it waits for the former's end. To be called by all threads.
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
-__device__ inline void wait_for_former() {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
-}
-
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
-// Launches a kernel that calls wait_for_former.
+// Launches a kernel that calls wait_for_previous.
 template <class Args>
 void launch_early(void (*kernel)(Args), const Args& args, int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = device().capability() >= 90 ? 1 : 0;
-  VLTUNE_CUDA(cudaLaunchKernelEx(&config, kernel, args));
+  Launch launch(stream, dim3(static_cast<unsigned>(blocks)), threads, shared_bytes);
+  launch.overlapping();
+  VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, args));
 }
 #endif
 
