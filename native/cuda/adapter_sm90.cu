@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(kSumThreads) sums_sm90(const __grid_constant__
 template <class Maps, class Job>
 void launch(const OpCall& call, void (*kernel)(Maps, Job), int64_t groups, int threads, int shared, const Maps& maps, const Job& job) {
   VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  Launch launch(stream_of(call), dim3(static_cast<unsigned>(groups * job.splits)), threads, static_cast<size_t>(shared));
+  LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(groups * job.splits)), threads, static_cast<size_t>(shared));
   launch.overlapping();
   launch.in_clusters(dim3(static_cast<unsigned>(job.splits)));
   VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, maps, job));

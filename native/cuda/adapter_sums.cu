@@ -317,7 +317,7 @@ template <int kPairs> void launch_sums(const OpCall& call, const SumJob& job, di
   using Ring = SumRing<kPairs>;
   const auto kernel = cluster ? sums_mma<kPairs, true> : sums_mma<kPairs, false>;
   allow_shared(reinterpret_cast<const void*>(kernel), Ring::kBytes);
-  Launch launch(stream_of(call), grid, kSumThreads, Ring::kBytes);
+  LaunchConfig launch(stream_of(call), grid, kSumThreads, Ring::kBytes);
   launch.in_clusters(dim3(1, cluster ? kSumCluster : 1));
   VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, job));
   check_launch(call);

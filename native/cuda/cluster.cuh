@@ -1,5 +1,5 @@
-// Blocks of a cluster, from sm_90 on (Launch::in_clusters): their common barrier, and reading each other's shared memory. The functions
-// are empty before sm_90, where no kernel that calls them is launched.
+// Blocks of a cluster, from sm_90 on (LaunchConfig::in_clusters): their common barrier, and reading each other's shared memory. The
+// functions are empty before sm_90, where no kernel that calls them is launched.
 #pragma once
 #include <cuda_runtime.h>
 

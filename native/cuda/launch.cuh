@@ -8,19 +8,19 @@
 namespace vltune::cuda {
 
 // For cudaLaunchKernelEx(&launch.config, kernel, ...).
-class Launch {
+class LaunchConfig {
  public:
   cudaLaunchConfig_t config{};
 
-  Launch(cudaStream_t stream, dim3 grid, int threads, size_t shared_bytes) {
+  LaunchConfig(cudaStream_t stream, dim3 grid, int threads, size_t shared_bytes) {
     config.gridDim = grid;
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = attributes_;
   }
-  Launch(const Launch&) = delete;
-  Launch& operator=(const Launch&) = delete;
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
 
   // In clusters of this shape; without where it is one block.
   void in_clusters(dim3 cluster) {

@@ -301,7 +301,7 @@ template <class L, class D> void launch_finish(const OpCall& call, const Rows& r
   int blocks = 1;
   while (blocks <= kMostBlocks && ceil_div(ceil_div(r.vocab, blocks), kVector<L>) * kVector<L> > kHeld<L>) blocks *= 2;
   if (device().capability() >= 90 && blocks <= kMostBlocks) {
-    Launch launch(stream_of(call), dim3(static_cast<unsigned>(r.count * blocks)), kHeldThreads, 0);
+    LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(r.count * blocks)), kHeldThreads, 0);
     launch.in_clusters(dim3(static_cast<unsigned>(blocks)));
     VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, finish_held<L, D>, r, blocks));
   } else {

@@ -462,8 +462,8 @@ void linear_gemv(const OpCall& call, const Gemv& g) {
   const Kernel kernel = looks_up ? gemv_nf4 : mma ? mma_for(g.weight->dtype) : plain;
   const int64_t shared = looks_up ? nf4_bytes : mma ? scale_bytes : 0;
   if (looks_up) allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(most_nf4));
-  Launch launch(stream_of(call), dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps))), kThreads,
-                static_cast<size_t>(shared));
+  LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps))), kThreads,
+                      static_cast<size_t>(shared));
   if (g.rank > 0) launch.overlapping();
   VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, job));
   check_launch(call);

@@ -140,7 +140,7 @@ constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 // Launches a kernel that calls wait_for_previous.
 template <class Args>
 void launch_early(void (*kernel)(Args), const Args& args, int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
-  Launch launch(stream, dim3(static_cast<unsigned>(blocks)), threads, shared_bytes);
+  LaunchConfig launch(stream, dim3(static_cast<unsigned>(blocks)), threads, shared_bytes);
   launch.overlapping();
   VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, args));
 }
