@@ -453,7 +453,8 @@ void adapter_down(const OpCall& call, const Down& d) {
       const int split = clusters ? split_of(row_blocks, device().multiprocessors) : 1;
       const int64_t blocks = std::max(row_blocks * split, ceil_div(pads, split) * split);
       const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(d.rank / (8 * tiles)));
-      const ClusterLaunch launch(call, grid, kDownThreads, piped.bytes, dim3(static_cast<unsigned>(split)));
+      LaunchConfig launch(stream_of(call), grid, kDownThreads, static_cast<size_t>(piped.bytes));
+      launch.in_clusters(dim3(static_cast<unsigned>(split)));
       VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, piped.kernel, d, row_blocks * split, split, codes));
       check_launch(call);
       return;

@@ -314,7 +314,8 @@ template <class T, int kPairs> void launch_sums(const OpCall& call, const SumJob
   using Ring = SumRing<kPairs>;
   const auto kernel = cluster ? sums_mma<T, kPairs, true> : sums_mma<T, kPairs, false>;
   allow_shared(reinterpret_cast<const void*>(kernel), Ring::kBytes);
-  const ClusterLaunch launch(call, grid, kSumThreads, Ring::kBytes, dim3(1, cluster ? kSumCluster : 1));
+  LaunchConfig launch(stream_of(call), grid, kSumThreads, Ring::kBytes);
+  launch.in_clusters(dim3(1, cluster ? kSumCluster : 1));
   VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, job));
   check_launch(call);
 }

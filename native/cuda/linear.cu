@@ -4,27 +4,12 @@
 #include "adapter.h"
 #include "gemm/gemm.h"
 #include "linear_gemv.h"
+#include "scratch.h"
 #include "vector.cuh"
 #include "weight.h"
 
 namespace vltune::cuda {
 namespace {
-
-// Pieces of the workspace, each at a multiple of 256 bytes.
-class Scratch {
- public:
-  explicit Scratch(void* start) : start_(static_cast<char*>(start)) {}
-  void* take(size_t bytes) {
-    void* piece = start_ + used_;
-    used_ += (bytes + 255) / 256 * 256;
-    return piece;
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* start_;
-  size_t used_ = 0;
-};
 
 float scale_of(const OpCall& call) { return static_cast<float>(call.attrs->number("scale", 1)); }
 

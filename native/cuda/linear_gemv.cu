@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cluster.cuh"
+#include "launch.cuh"
 #include "mma.cuh"
 #include "nf4.cuh"
 #include "vector.cuh"
@@ -29,17 +29,6 @@ struct Job {
   void* y;
 };
 
-// The kernel that follows on the stream may start; it waits where it needs what this one writes.
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 // ---- u = scale * drop(x) A^T: a block a rank ------------------------------------------------------------------------------
 
@@ -458,17 +447,10 @@ void linear_gemv(const OpCall& call, const Gemv& g) {
   with_activation(g.dtype, [&](auto tag) { kernel = kernel_for<decltype(tag)>(g.weight->dtype, way); });
   const int64_t shared = looks_up ? nf4_bytes : mma ? scale_bytes : 0;
   if (looks_up) allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(most_nf4));
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps)));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream_of(call);
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = g.rank > 0 && device().capability() >= 90 ? 1 : 0;
-  VLTUNE_CUDA(cudaLaunchKernelEx(&config, kernel, job));
+  LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps))), kThreads,
+                      static_cast<size_t>(shared));
+  if (g.rank > 0) launch.overlapping();
+  VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, job));
   check_launch(call);
 }
 

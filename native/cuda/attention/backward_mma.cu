@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
   for (int i = 0; i < kTall; ++i) scale[i][0] = scale[i][1] = args.scale;
   char* rows = shared + Rows::bytes(warp * kWarpQueries);
   store_rows<T, kWidth, kTall>(dq, scale, rows, static_cast<T*>(args.dq) + at + warp * kWarpQueries * q_stride, q_stride, own, h);
-  wait_for_former();  // so that what follows on the stream follows both
+  wait_for_previous();  // so that what follows on the stream follows both
 }
 
 // -----------------------------------------------------------------------------------------------------------------------------------------

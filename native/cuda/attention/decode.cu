@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const DecodeAr
   __shared__ float shared_most[kCombineWarps], shared_total[kCombineWarps];
   const int h = args.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t at = blockIdx.x, apart = int64_t{args.tokens} * args.heads;
-  wait_for_former();
+  wait_for_previous();
   int past;
   if (!room(args.past, args.tokens, args.capacity, &past)) return;
   const int keys = past + args.tokens, own = stretch_keys(keys, args.stretches), count = (keys + own - 1) / own;
