@@ -48,7 +48,7 @@ const TABLE: OptionTable = {
     kind: 'choice',
     value: 'TYPE',
     choices: COMPUTE_DTYPES,
-    defaultText: 'bfloat16; float16 on a GPU older than that',
+    defaultText: 'bfloat16; float16 on a GPU without it',
     group: WHAT,
     help: 'Type of activations',
   },

@@ -24,7 +24,7 @@ const TABLE: OptionTable = {
     kind: 'choice',
     value: 'TYPE',
     choices: COMPUTE_DTYPES,
-    defaultText: 'bfloat16; float16 on a GPU older than that',
+    defaultText: 'bfloat16; float16 on a GPU without it',
     group: MODEL,
     help: 'Type of activations and weights',
   },

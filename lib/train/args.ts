@@ -120,7 +120,7 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     kind: 'choice',
     value: 'TYPE',
     choices: COMPUTE_DTYPES,
-    defaultText: 'on a GPU bfloat16, or float16 if it is older than that; float32 on the CPU',
+    defaultText: 'on a GPU bfloat16, or float16 where it has none; else float32',
     group: MODEL,
     help: 'Type of activations and of weights that are not quantised',
   },
