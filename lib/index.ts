@@ -16,6 +16,7 @@ export type { TextFormat } from './data/render.js';
 export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/template.js';
 export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
 export type { DeviceOption } from './device.js';
+export type { ComputeDType } from './dtype.js';
 export { type ErrorCode, isUserError, VltuneError } from './errors.js';
 export {
   type GeneratedToken,

@@ -330,7 +330,7 @@ struct Consumer {
       if (has_residual) {
         const uint2 before = stream[i];
         const float2 a = floats_of(delta.x), b = floats_of(delta.y), c = floats_of(before.x), d = floats_of(before.y);
-        delta = make_uint2(pack_bf16(a.x + c.x, a.y + c.y), pack_bf16(b.x + d.x, b.y + d.y));
+        delta = make_uint2(pack_pair<Bf16>(a.x + c.x, a.y + c.y), pack_pair<Bf16>(b.x + d.x, b.y + d.y));
       }
       stream[i] = delta;
       const float2 a = floats_of(delta.x), b = floats_of(delta.y);
@@ -365,7 +365,7 @@ struct Consumer {
       for (int i = threadIdx.x; i < quads; i += kConsumers) {
         const float2 a = floats_of(stream[i].x), b = floats_of(stream[i].y);
         const float4 w = i == static_cast<int>(threadIdx.x) ? first_weights : norm_weights(weight, is_bf16, i);
-        row[i] = make_uint2(pack_bf16(w.x * (a.x * scale), w.y * (a.y * scale)), pack_bf16(w.z * (b.x * scale), w.w * (b.y * scale)));
+        row[i] = make_uint2(pack_pair<Bf16>(w.x * (a.x * scale), w.y * (a.y * scale)), pack_pair<Bf16>(w.z * (b.x * scale), w.w * (b.y * scale)));
       }
     }
     consumer_sync();
@@ -540,7 +540,7 @@ struct Consumer {
       if (step == kGated) y = gate * __fdividef(1.0f, 1.0f + __expf(-gate)) * y;
       const float other = __shfl_xor_sync(kAllLanes, y, kSumLanes);
       if (lane % (2 * kSumLanes) != 0) continue;
-      const uint32_t pair = pack_bf16(y, other);
+      const uint32_t pair = pack_pair<Bf16>(y, other);
       const int word = (tile.column + row) / 2;
       if (is_last) reinterpret_cast<uint32_t*>(job.y)[word] = pair;
       else exchange::send(its.to + word, pair, now());
@@ -687,7 +687,7 @@ struct Consumer {
       }
       const float o = value / total, other = __shfl_xor_sync(kAllLanes, o, splits);
       if (c == 0 && d % 2 == 0)
-        exchange::send(job.attention + ((kv_head * kGroup + r) * kDim + rank * share + d) / 2, pack_bf16(o, other), now());
+        exchange::send(job.attention + ((kv_head * kGroup + r) * kDim + rank * share + d) / 2, pack_pair<Bf16>(o, other), now());
     }
   }
 };
