@@ -137,6 +137,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       ? `--model ${result.outputDir}`
       : `--model ${options.model} --adapter ${result.outputDir}`;
     output.say(`try it: vltune generate ${model} --prompt "…"`);
+    output.say(`see it: vltune report ${result.outputDir}`);
   } finally {
     reporter.stop();
   }

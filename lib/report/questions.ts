@@ -1,17 +1,8 @@
 /**
- * Questions that were asked before and after training, with their pictures: `questions.json` in the run folder.
+ * Questions that were asked before and after training, with their pictures: `questions.json` in the run folder, a list of
  *
- *   [
- *     {
- *       "question": "What colour is the circle?",
- *       "image": "pictures/7.png",          optional: a path (from this file's folder, or absolute) or a data: URL
- *       "alt": "a red circle, a blue star", optional: what the picture shows, for who does not see it
- *       "group": "colour",                  optional: accuracy is told by group, too
- *       "expected": "red",                  optional
- *       "before": "blue", "after": "red",
- *       "rightBefore": false, "rightAfter": true    optional, both or neither
- *     }
- *   ]
+ *   { "question": "What colour is the circle?", "image": "pictures/7.png", "alt": "a red circle and a blue star", "group": "colour",
+ *     "expected": "red", "before": "blue", "after": "red", "rightBefore": false, "rightAfter": true }
  *
  * PNG, JPEG, WebP, GIF and AVIF are taken. Pictures become data: URLs, large ones made smaller first.
  */
@@ -23,6 +14,23 @@ import { nearestName } from '../options.js';
 import { decodeUtf8, describe, isJsonObject, type JsonObject, printable } from '../weights/json.js';
 
 export const QUESTIONS_FILE = 'questions.json';
+
+/** An entry of the file. */
+export interface QuestionEntry {
+  readonly question: string;
+  /** A path, from the file's folder or absolute, or a data: URL. */
+  readonly image?: string;
+  /** What the picture shows, for who does not see it. */
+  readonly alt?: string;
+  /** Accuracy is told by group, too. */
+  readonly group?: string;
+  readonly expected?: string;
+  readonly before: string;
+  readonly after: string;
+  /** Both or neither. */
+  readonly rightBefore?: boolean;
+  readonly rightAfter?: boolean;
+}
 
 export interface Picture {
   readonly dataUrl: string;
@@ -51,7 +59,18 @@ export interface Accuracy {
   readonly after: number;
 }
 
-const FIELDS = ['question', 'image', 'alt', 'group', 'expected', 'before', 'after', 'rightBefore', 'rightAfter'] as const;
+type Field = keyof QuestionEntry;
+const FIELDS: readonly Field[] = [
+  'question',
+  'image',
+  'alt',
+  'group',
+  'expected',
+  'before',
+  'after',
+  'rightBefore',
+  'rightAfter',
+];
 
 /** Reads the file and its pictures. ERR_NOT_FOUND; ERR_BAD_DATA names the file, the question (from 1) and the field. */
 export async function readQuestions(path: string): Promise<QuestionRecord[]> {
@@ -78,18 +97,18 @@ async function readQuestion(entry: unknown, where: string, folder: string): Prom
   };
   if (!isJsonObject(entry)) return fail(`expected an object, got ${describe(entry)}`);
   for (const key of Object.keys(entry)) {
-    if ((FIELDS as readonly string[]).includes(key)) continue;
+    if (FIELDS.includes(key as Field)) continue;
     const near = nearestName(key, FIELDS);
     fail(`${printable(key, 40)}: unknown field${near === undefined ? '' : `; did you mean ${near}?`}`);
   }
-  const optional = <T>(key: (typeof FIELDS)[number], type: 'string' | 'boolean', expected: string): T | undefined => {
+  const optional = <T>(key: Field, type: 'string' | 'boolean', expected: string): T | undefined => {
     const value = (entry as JsonObject)[key] ?? undefined;
     return value === undefined || typeof value === type
       ? (value as T)
       : fail(`${key}: expected ${expected}, got ${describe(value)}`);
   };
-  const text = (key: (typeof FIELDS)[number]): string | undefined => optional<string>(key, 'string', 'a text');
-  const needed = (key: (typeof FIELDS)[number]): string => text(key) ?? fail(`${key}: expected a text, got nothing`);
+  const text = (key: Field): string | undefined => optional<string>(key, 'string', 'a text');
+  const needed = (key: Field): string => text(key) ?? fail(`${key}: expected a text, got nothing`);
   const before = optional<boolean>('rightBefore', 'boolean', 'true or false');
   const after = optional<boolean>('rightAfter', 'boolean', 'true or false');
   if ((before === undefined) !== (after === undefined)) fail('expected both rightBefore and rightAfter, or neither');

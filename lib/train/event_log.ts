@@ -73,7 +73,8 @@ export class EventLog {
 function machineName(device: Device, args: TrainArgs): string {
   if (device === 'cpu') return addon().cpuInfo().model;
   const index = Number(/\d+$/.exec(args.device)?.[0] ?? 0);
-  return addon()
+  const gpu = addon()
     .cudaInfo()
-    .devices.find((gpu) => gpu.index === index)!.name;
+    .devices.find((one) => one.index === index);
+  return gpu?.name ?? args.device;
 }
