@@ -29,6 +29,8 @@ export type { Sampling } from './generate/sampler.js';
 export type { RecomputeLevel } from './graph/recompute.js';
 export { supportedModelTypes } from './models/registry.js';
 export type { GivenOptions } from './options.js';
+export type { Accuracy, QuestionEntry } from './report/questions.js';
+export { type ReportOptions, type ReportResult, writeReport } from './report/report.js';
 export {
   type LrSchedulerType,
   type OptimizerName,

@@ -2,9 +2,9 @@
 import { join } from 'node:path';
 import { writeFileAtomic } from '../files.js';
 import type { GivenOptions } from '../options.js';
+import { lossChart } from '../report/loss_chart.js';
 import { resolveTrainArgs, TRAIN_OPTIONS, type TrainArgs, type TrainOptions } from '../train/args.js';
 import type { LogEntry } from '../train/checkpoint.js';
-import { lossChart } from '../train/loss_chart.js';
 import { type TrainEvent, type TrainHooks, train } from '../train/trainer.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount, formatSeconds, type Output } from './output.js';
@@ -142,6 +142,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       ? `--model ${result.outputDir}`
       : `--model ${options.model} --adapter ${result.outputDir}`;
     output.say(`try it: vltune generate ${model} --prompt "…"`);
+    output.say(`see it: vltune report ${result.outputDir}`);
   } finally {
     reporter.stop();
   }

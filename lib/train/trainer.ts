@@ -15,6 +15,7 @@ import {
   saveCheckpoint,
   sweepOutput,
 } from './checkpoint.js';
+import { EventLog } from './event_log.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
 import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
@@ -54,6 +55,8 @@ export type TrainEvent =
       readonly num_tokens: number;
       readonly num_target_tokens: number;
       readonly tokens_per_second: number;
+      /** Held after the update: resident, or with CUDA on the card, as the driver counts it. */
+      readonly memory_bytes: number;
       /** In float16: what the next update multiplies its loss by, and how many updates were skipped so far. */
       readonly loss_scale?: number;
       readonly skipped_steps?: number;
@@ -114,14 +117,19 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     else await initializeParameters(run);
     const created = (await mkdir(args.outputDir, { recursive: true })) !== undefined;
     const report = args.reportTo === 'tensorboard' ? await TensorBoardReport.open(args.outputDir) : undefined;
+    const log = new EventLog(args, resumed !== undefined);
     const onEvent = (event: TrainEvent): void => {
+      log.onEvent(event);
       report?.onEvent(event);
       hooks.onEvent?.(event);
     };
     try {
       const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent });
-      return await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+      const result = await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+      await log.close();
+      return result;
     } catch (error) {
+      await log.close().catch(() => {}); // what stopped the run is the error to tell
       // A run that failed before it saved anything leaves no empty folder.
       if (created) await rmdir(args.outputDir).catch(() => {});
       throw error;
@@ -334,6 +342,7 @@ class TrainingLoop {
       num_tokens: tokens,
       num_target_tokens: targets,
       tokens_per_second: (tokens / (performance.now() - started)) * 1000,
+      memory_bytes: heldBytes(this.#run.device),
     });
     this.#window = emptyWindow();
   }
@@ -421,12 +430,18 @@ class TrainingLoop {
   }
 }
 
-/** The most memory there has been: resident, or with CUDA on the card, as the driver counts it. */
+/** The memory there is in use: resident, or with CUDA on the card, as the driver counts it. */
+function heldBytes(device: Device): number {
+  if (device === 'cpu') return process.memoryUsage.rss();
+  const { free, total } = addon().deviceMemory();
+  return total - free;
+}
+
+/** The most there has been of it. */
 function peakBytes(device: Device): number {
   if (device === 'cpu') return process.resourceUsage().maxRSS * 1024;
-  const { free, total } = addon().deviceMemory();
   const { current, peak } = addon().memory('cuda');
-  return total - free + (peak - current);
+  return heldBytes(device) + (peak - current);
 }
 
 function emptyWindow(): Window {

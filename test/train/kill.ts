@@ -66,7 +66,7 @@ export async function checkKilled(t: ExecutionContext, device: 'cpu' | 'cuda'): 
     const { code, signal, errors } = await end;
     if (signal === 'SIGKILL') {
       for (const name of readdirSync(output))
-        t.regex(name, /^\.?checkpoint-\d+/, 'nothing but checkpoints, whole or marked as partial');
+        t.regex(name, /^\.?(checkpoint-\d+|events\.jsonl)/, 'nothing but the log and checkpoints, whole or marked as partial');
       continue;
     }
     t.is(code, 0, errors);
