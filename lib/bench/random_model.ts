@@ -89,7 +89,14 @@ export function modelOfShape(name: string): ModelSpec {
         },
       },
       // Text leaves the vision tower alone; these are its least sizes.
-      vision_config: { hidden_size: 16, intermediate_size: 16, depth: 1, out_hidden_size: hidden, deepstack_visual_indexes: [] },
+      vision_config: {
+        hidden_size: 16,
+        intermediate_size: 16,
+        depth: 1,
+        num_heads: 1,
+        out_hidden_size: hidden,
+        deepstack_visual_indexes: [],
+      },
     },
     name,
   );

@@ -75,7 +75,7 @@ export class IoBuffers {
     this.#dirty = { first: 0, end: 0 };
   }
 
-  read<T extends Int32Array | Float32Array>(name: string, into: T): T {
+  read<T extends Int32Array | Float32Array | Uint8Array>(name: string, into: T): T {
     addon().read(this.#allocated(), this.#slot(name).offset, into);
     return into;
   }

@@ -24,6 +24,8 @@ export interface FrozenOptions {
   readonly doubleQuant: boolean;
   /** Tensors that are trained, and so are not loaded here. */
   readonly skip: (name: string) => boolean;
+  /** Load the vision tower too. Default: not, text does without it. */
+  readonly vision?: boolean;
   /** Tensors that a GPU reads in the host's memory. */
   readonly onHost?: (name: string) => boolean;
 }
@@ -58,9 +60,10 @@ export class FrozenWeights implements WeightStore {
     this.#options = options;
     this.#linears = new Map(folder.spec.linears.map((spec) => [spec.name, spec]));
     const { spec } = folder;
-    for (const tensor of spec.tensors) if (tensor.part === 'language') this.#plan(tensor.name, tensor.shape, false);
+    const isLoaded = (part: LinearSpec['part']) => part !== 'vision' || options.vision === true;
+    for (const { name, shape, view, part } of spec.tensors) if (isLoaded(part)) this.#plan(name, view ?? shape, false);
     for (const linear of spec.linears) {
-      if (linear.part === 'vision' || (linear.part === 'head' && spec.head === spec.embedding)) continue;
+      if (!isLoaded(linear.part) || (linear.part === 'head' && spec.head === spec.embedding)) continue;
       this.#plan(`${linear.name}.weight`, [linear.out, linear.in], linear.part === 'language');
       if (linear.bias) this.#plan(`${linear.name}.bias`, [linear.out], false);
     }

@@ -9,9 +9,20 @@ import { IoBuffers } from '../graph/io.js';
 import { align, type Plan, planMemory } from '../graph/planner.js';
 import { type Place, Program } from '../graph/program.js';
 import { blockStarts, levelsAt, type RecomputeLevel, recompute } from '../graph/recompute.js';
-import type { ModelSpec } from '../models/family.js';
+import type { MediaInputs, ModelSpec, VisionSpec } from '../models/family.js';
 import { GraphWeights } from '../models/graph_weights.js';
 import type { Trainables } from '../models/trainables.js';
+import type { EncodedFeatures } from '../models/vision_encoder.js';
+import type { Grid } from '../models/vision_inputs.js';
+import {
+  featureDims,
+  featureName,
+  featureValues,
+  type VisionLimits,
+  visionDims,
+  visionInputs,
+  writeVisionInputs,
+} from '../models/vision_io.js';
 import type { WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type Storage } from '../native.js';
 import { adamw, gradNorm, SEGMENT_COLUMNS } from '../ops/adamw.js';
@@ -30,11 +41,21 @@ export interface StepOptions {
   readonly maxSequences: number;
   /** Most tokens of a micro-batch that have a target. Default: all of them. */
   readonly maxTargets?: number;
+  /** Pictures and videos among the text. Absent: none, and the vision tower is not touched. */
+  readonly media?: MediaOptions;
   readonly maxGradNorm: number;
   /** What everything may take together; recomputation is chosen to fit. Absent: nothing is recomputed. */
   readonly memoryLimit?: MemoryLimit;
   /** Recompute all but the residual stream, whatever the limit. */
   readonly gradientCheckpointing: boolean;
+}
+
+export interface MediaOptions extends VisionLimits {
+  /**
+   * `patches`: the tower is part of the step, and what of it is trained gets its gradients. `features`: a batch brings what a
+   * `VisionEncoder` made of its pictures.
+   */
+  readonly from: 'patches' | 'features';
 }
 
 export interface MemoryLimit {
@@ -54,6 +75,19 @@ export interface MicroBatch {
   readonly positions: Int32Array;
   /** Where each sequence begins, and at last n. */
   readonly bounds: Int32Array;
+  /** Absent: text alone. */
+  readonly media?: MediaBatch | undefined;
+}
+
+/** The pictures and videos of a micro-batch, in the order of its tokens. */
+export interface MediaBatch {
+  /** Ascending: the token that each feature stands for, one for each merge × merge patches. */
+  readonly rows: Int32Array;
+  readonly grids: readonly Grid[];
+  /** f32 [patches, patchWidth], where the step reads patches. */
+  readonly patches?: Float32Array | undefined;
+  /** Where the step reads features. */
+  readonly features?: EncodedFeatures | undefined;
 }
 
 /** Bytes by kind, known before anything is allocated. */
@@ -166,18 +200,18 @@ export class TrainingStep {
     dropoutKey: readonly [number, number],
     signal?: AbortSignal,
   ): Promise<void> {
-    const targets = this.#writeBatch(batch, lossScale);
+    const lengths = this.#writeBatch(batch, lossScale);
     this.#io.write('rng', Int32Array.from(dropoutKey));
     this.#io.flush();
-    await this.#compiled().train.run(lengths(batch, targets), signal);
+    await this.#compiled().train.run(lengths, signal);
   }
 
   /** The summed loss of a batch, times `lossScale`. Call it between updates: it uses the same accumulator. */
   async evaluate(batch: MicroBatch, lossScale: number, signal?: AbortSignal): Promise<number> {
-    const targets = this.#writeBatch(batch, lossScale);
+    const lengths = this.#writeBatch(batch, lossScale);
     this.#io.write('loss', new Float32Array(1));
     this.#io.flush();
-    await this.#compiled().evaluate.run(lengths(batch, targets), signal);
+    await this.#compiled().evaluate.run(lengths, signal);
     const loss = this.#io.read('loss', new Float32Array(1))[0]!;
     this.#io.write('loss', new Float32Array(1));
     return loss;
@@ -344,7 +378,12 @@ export class TrainingStep {
   #buildPass(mode: 'train' | 'evaluate', setting: number, tokens: number = this.#options.maxTokens): Built {
     const { dtype, device, maxSequences, maxTargets = tokens } = this.#options;
     const text = this.#spec.text;
-    const graph = new Graph({ tokens, bounds: maxSequences + 1, targets: Math.min(maxTargets, tokens) });
+    const graph = new Graph({
+      tokens,
+      bounds: maxSequences + 1,
+      targets: Math.min(maxTargets, tokens),
+      ...this.#mediaDims(),
+    });
     const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
       graph.value('io', name, ioDtype, shape);
     const bounds = input('bounds', 'i32', 'bounds');
@@ -355,6 +394,7 @@ export class TrainingStep {
       positions: input('positions', 'i32', 3, 'tokens'),
       dtype,
       attend: (_layer, q, k, v) => attention(graph, q, k, v, bounds, heads).o,
+      media: this.#media(graph, weights),
     });
     linearCrossEntropy(
       graph,
@@ -378,6 +418,28 @@ export class TrainingStep {
       recompute(graph, forwardOps, levelsAt(setting, blocks));
     }
     return { graph, plan: planMemory(graph, device), blocks };
+  }
+
+  #mediaDims(): Record<string, number> {
+    const { media } = this.#options;
+    if (!media) return {};
+    const { shape } = this.#vision();
+    return media.from === 'patches' ? visionDims(shape, media) : featureDims(shape, media.maxPatches);
+  }
+
+  /** Pictures as the language model reads them: out of the tower, or as a batch brings them. */
+  #media(graph: Graph, weights: GraphWeights): MediaInputs<Value> | undefined {
+    const { media, dtype } = this.#options;
+    if (!media) return undefined;
+    const vision = this.#vision();
+    const rows = graph.value('io', 'media_rows', 'i32', ['features']);
+    if (media.from === 'features') return { rows, ...featureValues(graph, vision.shape, dtype) };
+    return { rows, ...vision.forward(graph, weights, visionInputs(graph, vision.shape, dtype)) };
+  }
+
+  #vision(): VisionSpec {
+    if (!this.#spec.vision) throw new VltuneError('ERR_UNSUPPORTED', `${this.#spec.modelType} models read no pictures`);
+    return this.#spec.vision;
   }
 
   #buildUpdate(): Built {
@@ -469,8 +531,8 @@ export class TrainingStep {
     );
   }
 
-  /** Returns how many tokens have a target. */
-  #writeBatch(batch: MicroBatch, lossScale: number): number {
+  /** Returns the lengths of the named dimensions. */
+  #writeBatch(batch: MicroBatch, lossScale: number): Record<string, number> {
     this.#io.write('ids', batch.ids);
     this.#io.write('targets', batch.targets);
     this.#io.write('positions', batch.positions);
@@ -478,7 +540,32 @@ export class TrainingStep {
     this.#io.write('loss_scale', Float32Array.of(lossScale));
     const rows = rowsWithTarget(batch.targets);
     this.#io.write('rows', rows);
-    return rows.length;
+    return {
+      tokens: batch.ids.length,
+      bounds: batch.bounds.length,
+      targets: rows.length,
+      ...this.#writeMedia(batch.media),
+    };
+  }
+
+  #writeMedia(batch: MediaBatch | undefined): Record<string, number> {
+    const { media } = this.#options;
+    if (!media) {
+      if (batch && batch.rows.length > 0)
+        throw new VltuneError('ERR_INTERNAL', 'the training step is built for text, and was given pictures');
+      return {};
+    }
+    const { shape } = this.#vision();
+    const { rows, grids, patches, features } = batch ?? NO_MEDIA;
+    this.#io.write('media_rows', rows);
+    if (media.from === 'patches') {
+      if (!patches) throw new VltuneError('ERR_INTERNAL', 'the training step reads patches, and was given none');
+      return writeVisionInputs(this.#io, shape, { grids, patches });
+    }
+    features?.forEach((bytes, i) => {
+      this.#io.write(featureName(i), bytes);
+    });
+    return { features: rows.length };
   }
 
   #readFlat(name: string, storage: Storage): Float32Array {
@@ -505,9 +592,7 @@ export class TrainingStep {
   }
 }
 
-function lengths(batch: MicroBatch, targets: number): Record<string, number> {
-  return { tokens: batch.ids.length, bounds: batch.bounds.length, targets };
-}
+const NO_MEDIA: MediaBatch = { rows: new Int32Array(0), grids: [], patches: new Float32Array(0), features: [] };
 
 /** Bytes of what a program puts down in the host's memory. */
 function hostBytes({ values, dims }: Graph): number {
