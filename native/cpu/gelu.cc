@@ -1,5 +1,7 @@
 #include "../ops/gelu.h"
 
+#include <type_traits>
+
 #include "../ops/check.h"
 #include "dispatch.h"
 #include "partition.h"
@@ -43,11 +45,22 @@ template <class D> inline Normal approximate(Vec x) {
   return {below, below * (broadcast(1.0f) - below) * slope};
 }
 
-template <class D> inline Normal normal(Vec x, bool by_tanh) { return by_tanh ? approximate<D>(x) : exact(x); }
+template <class D, bool kTanh> inline Normal normal(Vec x) {
+  if constexpr (kTanh) return approximate<D>(x);
+  else return exact(x);
+}
 
 // Beyond this far x * density is 0, and squares and cubes of x may be infinite.
 constexpr float kFar = 40.0f;
 inline Vec within(Vec x) { return max(broadcast(-kFar), min(broadcast(kFar), x)); }
+
+// Calls body(D{}, std::bool_constant) for the operands' dtype and the way that attr tanh chooses.
+template <class Body> void with_way(const OpCall& call, DType dtype, Body&& body) {
+  with_activation(dtype, [&](auto tag) {
+    if (call.attrs->flag("tanh")) body(tag, std::true_type{});
+    else body(tag, std::false_type{});
+  });
+}
 
 }  // namespace
 
@@ -55,15 +68,14 @@ void gelu(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
   check_operand(call, x, "x", kIsActivation, {kAny, kAny});
   check_operand(call, y, "y", dtype_bit(x.dtype), {x.dim(0), x.dim(1)});
-  const bool by_tanh = call.attrs->flag("tanh");
-  with_activation(x.dtype, [&](auto tag) {
+  with_way(call, x.dtype, [&](auto tag, auto tanh) {
     using D = decltype(tag);
     call.pool->parallel_for(x.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
       const D* from = x.as<D>() + begin;
       D* to = y.as<D>() + begin;
       each_vector(end - begin, [&](int64_t i, int count) {
         const Vec v = load_part(from + i, count);
-        store_part(to + i, v * normal<D>(within(v), by_tanh).below, count);
+        store_part(to + i, v * normal<D, decltype(tanh)::value>(within(v)).below, count);
       });
     });
   });
@@ -75,15 +87,14 @@ void gelu_backward(const OpCall& call) {
   const unsigned dtype = dtype_bit(dy.dtype);
   check_operand(call, x, "x", dtype, {dy.dim(0), dy.dim(1)});
   check_operand(call, dx, "dx", dtype, {dy.dim(0), dy.dim(1)});
-  const bool by_tanh = call.attrs->flag("tanh");
-  with_activation(dy.dtype, [&](auto tag) {
+  with_way(call, dy.dtype, [&](auto tag, auto tanh) {
     using D = decltype(tag);
     call.pool->parallel_for(dy.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
       const D *grad = dy.as<D>() + begin, *from = x.as<D>() + begin;
       D* to = dx.as<D>() + begin;
       each_vector(end - begin, [&](int64_t i, int count) {
         const Vec v = within(load_part(from + i, count));
-        const Normal at = normal<D>(v, by_tanh);
+        const Normal at = normal<D, decltype(tanh)::value>(v);
         store_part(to + i, load_part(grad + i, count) * fma(v, at.density, at.below), count);
       });
     });

@@ -1,0 +1,17 @@
+/** Rows with pictures and video on a GPU, held to transformers and PEFT as the CPU is. */
+import { CASES, checkEncoder, checkForward, checkFull, checkSplit, checkTraining } from '../parity/vision_cases.js';
+import { cuda } from './support.js';
+
+for (const name of Object.keys(CASES)) {
+  cuda(`features and logits are those of transformers: ${name}`, (t) => checkForward(t, name, 'cuda'));
+
+  cuda(`loss and gradients of adapters in tower and language model are those of transformers and PEFT: ${name}`, (t) =>
+    checkTraining(t, name, 'cuda'),
+  );
+}
+
+cuda('a tower that runs by itself makes the features of transformers and PEFT', (t) => checkEncoder(t, 'video', 'cuda'));
+
+cuda('features made beforehand train to the same bits', (t) => checkSplit(t, 'several', 'cuda'));
+
+cuda('full fine-tuning has gradients in positions, patches and norms of the tower', (t) => checkFull(t, 'cuda'));
