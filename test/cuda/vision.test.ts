@@ -1,5 +1,5 @@
 /** Rows with pictures and video on a GPU, held to transformers and PEFT as the CPU is. */
-import { CASES, checkEncoder, checkForward, checkFull, checkSplit, checkTraining } from '../parity/vision_cases.js';
+import { CASES, checkEncoder, checkForward, checkFull, checkSplit, checkTraining, checkUpdates } from '../parity/vision_cases.js';
 import { cuda } from './support.js';
 
 for (const name of Object.keys(CASES)) {
@@ -15,3 +15,7 @@ cuda('a tower that runs by itself makes the features of transformers and PEFT', 
 cuda('features made beforehand train to the same bits', (t) => checkSplit(t, 'several', 'cuda'));
 
 cuda('full fine-tuning has gradients in positions, patches and norms of the tower', (t) => checkFull(t, 'cuda'));
+
+cuda('twelve updates with one, several, no pictures and video have the losses and norms of transformers and PEFT', (t) =>
+  checkUpdates(t, 'cuda'),
+);

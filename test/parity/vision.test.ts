@@ -1,6 +1,15 @@
 /** Rows with pictures and video against transformers + PEFT in F32: features, logits, loss and gradients, LoRA in the tower too. */
 import test from 'ava';
-import { CASES, checkEncoder, checkForward, checkFull, checkSplit, checkTraining, trainCase } from './vision_cases.js';
+import {
+  CASES,
+  checkEncoder,
+  checkForward,
+  checkFull,
+  checkSplit,
+  checkTraining,
+  checkUpdates,
+  trainCase,
+} from './vision_cases.js';
 
 for (const name of Object.keys(CASES)) {
   test(`features and logits are those of transformers: ${name}`, (t) => checkForward(t, name, 'cpu'));
@@ -23,3 +32,6 @@ for (const name of ['several', 'video']) {
 }
 
 test('full fine-tuning has gradients in positions, patches and norms of the tower', (t) => checkFull(t, 'cpu'));
+
+test('twelve updates with one, several, no pictures and video have the losses and norms of transformers and PEFT', (t) =>
+  checkUpdates(t, 'cpu'));

@@ -26,6 +26,8 @@ import { distance, MODEL, PARITY, readFloats, readJson, relative } from './fixtu
 const GRADIENT_BOUND = 1e-4;
 const LOSS_BOUND = 1e-5;
 const FEATURE_BOUND = 1e-5;
+/** Once weights have moved. */
+const UPDATED_BOUND = 2e-5;
 const LIMITS = { maxPatches: 512, maxFrames: 16 };
 const MERGE = 2;
 
@@ -363,6 +365,43 @@ export async function checkFull(t: ExecutionContext, device: Device): Promise<vo
               : got.gradients.get(tensor)!;
         const apart = distance(mine, gradient);
         t.true(apart < GRADIENT_BOUND, `${tensor}: ${apart.toExponential(2)} of its norm apart`);
+      }
+    }),
+  );
+}
+
+interface Updates {
+  readonly learning_rate: number;
+  readonly weight_decay: number;
+  readonly cases: readonly string[];
+  readonly steps: readonly { readonly loss: number; readonly grad_norm: number }[];
+}
+
+/** Updates over the cases in turn: loss and gradient norm of each. */
+export async function checkUpdates(t: ExecutionContext, device: Device): Promise<void> {
+  const { updates } = readJson<{ updates: Updates }>('vision.json');
+  const make = (folder: ModelFolder) => adapted(folder, true);
+  await withModel(device, [], make, (setup) =>
+    withStep(setup, device, { from: 'patches', ...LIMITS }, false, async (step) => {
+      const { patchWidth } = setup.folder.spec.vision!.shape;
+      const batches = updates.cases.map((name) => packed(CASES[name]!.rows, patchWidth));
+      for (const [i, want] of updates.steps.entries()) {
+        const batch = batches[i % batches.length]!;
+        await step.microStep(batch, 1 / targetsOf(batch), [0, 0]);
+        const got = await step.update({
+          learningRate: updates.learning_rate,
+          beta1: 0.9,
+          beta2: 0.999,
+          epsilon: 1e-8,
+          weightDecay: updates.weight_decay,
+          step: i + 1,
+        });
+        const bound = i === 0 ? LOSS_BOUND : UPDATED_BOUND;
+        t.true(relative(got.loss, want.loss) < bound, `update ${i + 1}: loss ${got.loss}, expected ${want.loss}`);
+        t.true(
+          relative(got.gradNorm, want.grad_norm) < GRADIENT_BOUND,
+          `update ${i + 1}: norm ${got.gradNorm}, expected ${want.grad_norm}`,
+        );
       }
     }),
   );
