@@ -68,3 +68,8 @@ export function featureValues(graph: Graph, shape: VisionShape, dtype: Activatio
 export function featureName(index: number): string {
   return index === 0 ? 'features' : `features_deepstack_${index - 1}`;
 }
+
+/** i32 [features]: the tokens that features stand for. */
+export function mediaRows(graph: Graph): Value {
+  return graph.value('io', 'media_rows', 'i32', ['features']);
+}

@@ -18,6 +18,7 @@ import {
   featureDims,
   featureName,
   featureValues,
+  mediaRows,
   type VisionLimits,
   visionDims,
   visionInputs,
@@ -432,7 +433,7 @@ export class TrainingStep {
     const { media, dtype } = this.#options;
     if (!media) return undefined;
     const vision = this.#vision();
-    const rows = graph.value('io', 'media_rows', 'i32', ['features']);
+    const rows = mediaRows(graph);
     if (media.from === 'features') return { rows, ...featureValues(graph, vision.shape, dtype) };
     return { rows, ...vision.forward(graph, weights, visionInputs(graph, vision.shape, dtype)) };
   }

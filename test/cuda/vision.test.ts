@@ -1,5 +1,14 @@
 /** Rows with pictures and video on a GPU, held to transformers and PEFT as the CPU is. */
-import { CASES, checkEncoder, checkForward, checkFull, checkSplit, checkTraining, checkUpdates } from '../parity/vision_cases.js';
+import {
+  CASES,
+  checkEncoder,
+  checkForward,
+  checkFull,
+  checkGreedy,
+  checkSplit,
+  checkTraining,
+  checkUpdates,
+} from '../parity/vision_cases.js';
 import { cuda } from './support.js';
 
 for (const name of Object.keys(CASES)) {
@@ -19,3 +28,5 @@ cuda('full fine-tuning has gradients in positions, patches and norms of the towe
 cuda('twelve updates with one, several, no pictures and video have the losses and norms of transformers and PEFT', (t) =>
   checkUpdates(t, 'cuda'),
 );
+
+cuda('words after pictures and video are those of transformers and PEFT', (t) => checkGreedy(t, 'cuda'));

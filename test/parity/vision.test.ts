@@ -5,6 +5,7 @@ import {
   checkEncoder,
   checkForward,
   checkFull,
+  checkGreedy,
   checkSplit,
   checkTraining,
   checkUpdates,
@@ -35,3 +36,5 @@ test('full fine-tuning has gradients in positions, patches and norms of the towe
 
 test('twelve updates with one, several, no pictures and video have the losses and norms of transformers and PEFT', (t) =>
   checkUpdates(t, 'cpu'));
+
+test('words after pictures and video are those of transformers and PEFT', (t) => checkGreedy(t, 'cpu'));

@@ -1,6 +1,7 @@
 /** Rows with pictures and video, and what transformers + PEFT compute of them (`vision_parity.py`), on a device. */
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
+import { DecoderSession } from '../../lib/generate/decoder_session.js';
 import { Graph, type Value } from '../../lib/graph/graph.js';
 import { IoBuffers } from '../../lib/graph/io.js';
 import { planMemory } from '../../lib/graph/planner.js';
@@ -9,7 +10,7 @@ import { adaptersOf } from '../../lib/models/adapters.js';
 import { FrozenWeights } from '../../lib/models/frozen_weights.js';
 import { GraphWeights } from '../../lib/models/graph_weights.js';
 import { ModelFolder } from '../../lib/models/model_folder.js';
-import { type MediaRun, writeRopePositions } from '../../lib/models/rope_positions.js';
+import { type MediaRun, ropePositions, writeRopePositions } from '../../lib/models/rope_positions.js';
 import { loraName, Trainables } from '../../lib/models/trainables.js';
 import { VisionEncoder } from '../../lib/models/vision_encoder.js';
 import { type Grid, patchesOf } from '../../lib/models/vision_inputs.js';
@@ -405,4 +406,46 @@ export async function checkUpdates(t: ExecutionContext, device: Device): Promise
       }
     }),
   );
+}
+
+/** A session that reads a row with its features says what transformers says after it: the best word each time, none twice. */
+export async function checkGreedy(t: ExecutionContext, device: Device): Promise<void> {
+  const { greedy } = readJson<{ greedy: Record<string, { row: Row; token_ids: number[] }> }>('vision.json');
+  const make = (folder: ModelFolder) => adapted(folder, true);
+  for (const [name, { row, token_ids }] of Object.entries(greedy)) {
+    await withModel(device, [row], make, async ({ folder, frozen, trainables, batch }) => {
+      const { spec } = folder;
+      const params = addon().allocate(trainables.layout.elements * 4, device);
+      const placeOf = (parameter: string) => ({ storage: params, offset: trainables.layout.get(parameter)!.offset * 4 });
+      for (const [module, { a, b }] of (await readAdapter(join(PARITY, 'adapter-vision'))).tensors) {
+        addon().write(params, placeOf(loraName(module, 'A')).offset, a);
+        addon().write(params, placeOf(loraName(module, 'B')).offset, b);
+      }
+      const options = { device, dtype: 'f32' } as const;
+      const encoder = new VisionEncoder(spec.vision!, frozen, {
+        ...options,
+        ...LIMITS,
+        adapters: { trainables, place: placeOf },
+      });
+      const session = new DecoderSession(spec, frozen, trainables, params, { ...options, capacity: 128, media: true });
+      try {
+        encoder.allocate();
+        const { positions, next } = ropePositions(row.ids.length, runsOf(row));
+        const features = await encoder.encode(batch.media);
+        await session.prefill(row.ids, undefined, { positions, next, rows: batch.media.rows, features });
+        const said: number[] = [];
+        while (said.length < token_ids.length) {
+          const logits = session.logits();
+          for (const token of said) logits[token] = Number.NEGATIVE_INFINITY;
+          said.push(logits.indexOf(logits.reduce((most, value) => Math.max(most, value))));
+          await session.prefill(said.slice(-1));
+        }
+        t.deepEqual(said, token_ids, name);
+      } finally {
+        session.release();
+        encoder.release();
+        addon().release(params);
+      }
+    });
+  }
 }
