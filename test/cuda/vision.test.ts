@@ -1,6 +1,7 @@
 /** Rows with pictures and video on a GPU, held to transformers and PEFT as the CPU is. */
 import {
   CASES,
+  checkBf16Features,
   checkEncoder,
   checkForward,
   checkFull,
@@ -30,3 +31,5 @@ cuda('twelve updates with one, several, no pictures and video have the losses an
 );
 
 cuda('words after pictures and video are those of transformers and PEFT', (t) => checkGreedy(t, 'cuda'));
+
+cuda('in bf16, features are no further from F32 than 1.25 times those of transformers', (t) => checkBf16Features(t, 'cuda'));

@@ -2,6 +2,7 @@
 import test from 'ava';
 import {
   CASES,
+  checkBf16Features,
   checkEncoder,
   checkForward,
   checkFull,
@@ -38,3 +39,5 @@ test('twelve updates with one, several, no pictures and video have the losses an
   checkUpdates(t, 'cpu'));
 
 test('words after pictures and video are those of transformers and PEFT', (t) => checkGreedy(t, 'cpu'));
+
+test('in bf16, features are no further from F32 than 1.25 times those of transformers', (t) => checkBf16Features(t, 'cpu'));

@@ -21,6 +21,7 @@ import { cast, selectRows } from '../../lib/ops/elementwise.js';
 import { linear } from '../../lib/ops/linear.js';
 import { OptimizerLayout } from '../../lib/train/optimizer.js';
 import { type MediaOptions, type MicroBatch, TrainingStep } from '../../lib/train/training_step.js';
+import { bf16ToF32 } from '../../lib/weights/float16.js';
 import { readAdapter } from '../../lib/weights/lora.js';
 import { distance, MODEL, PARITY, readFloats, readJson, relative } from './fixtures.js';
 
@@ -109,11 +110,12 @@ async function withModel<T>(
   rows: readonly Row[],
   make: (folder: ModelFolder) => Promise<Trainables>,
   use: (setup: Setup) => Promise<T>,
+  dtype: 'f32' | 'bf16' = 'f32',
 ): Promise<T> {
   const folder = await ModelFolder.open(MODEL);
   const trainables = await make(folder);
   const skip = (name: string) => trainables.layout.get(name) !== undefined;
-  const frozen = new FrozenWeights(folder, { device, dtype: 'f32', loadIn4bit: false, doubleQuant: false, vision: true, skip });
+  const frozen = new FrozenWeights(folder, { device, dtype, loadIn4bit: false, doubleQuant: false, vision: true, skip });
   try {
     await frozen.load();
     return await use({ folder, frozen, trainables, batch: packed(rows, folder.spec.vision!.shape.patchWidth) });
@@ -448,4 +450,33 @@ export async function checkGreedy(t: ExecutionContext, device: Device): Promise<
       }
     });
   }
+}
+
+/** In bf16 the tower's features are no further from F32 than 1.25 times those of transformers. */
+export async function checkBf16Features(t: ExecutionContext, device: Device): Promise<void> {
+  const { bf16 } = readJson<{ bf16: { case: string; errors: Record<string, number> } }>('vision.json');
+  const exact = await readFloats(join(PARITY, 'vision-bf16.safetensors'));
+  const make = async () => Trainables.none();
+  await withModel(
+    device,
+    CASES[bf16.case]!.rows,
+    make,
+    async ({ folder, frozen, batch }) => {
+      const encoder = new VisionEncoder(folder.spec.vision!, frozen, { device, dtype: 'bf16', ...LIMITS });
+      try {
+        encoder.allocate();
+        const encoded = await encoder.encode(batch.media);
+        for (const [i, name] of ['features.embeddings', 'features.deepstack.0'].entries()) {
+          const values = new Float32Array(exact.get(name)!.length);
+          bf16ToF32(new Uint16Array(encoded[i]!.buffer), values);
+          const [mine, reference] = [distance(values, exact.get(name)!), bf16.errors[name]!];
+          t.log(`${name}: ${mine.toExponential(2)} of the norm apart, transformers ${reference.toExponential(2)}`);
+          t.true(mine <= 1.25 * reference, name);
+        }
+      } finally {
+        encoder.release();
+      }
+    },
+    'bf16',
+  );
 }
