@@ -31,10 +31,15 @@ const FETCH_AHEAD = 24;
 
 /**
  * The blocks of a forward pass: what lies between two sums of the residual stream, so attention and feed-forward of a decoder layer
- * are a block each. Block b is made of the ops from `starts[b]` on; what comes before the first belongs to none.
+ * are a block each. Block b is made of the ops from `starts[b]` on; what comes before the first belongs to none. A block of which the
+ * backward pass reads nothing, as all of a frozen vision tower, keeps nothing and is not counted.
  */
-export function blockStarts(ops: readonly Op[]): number[] {
-  return ops.flatMap((op, index) => (NORMS.has(op.op) ? [index] : []));
+export function blockStarts(forward: readonly Op[], backward: readonly Op[]): number[] {
+  const read = new Set(backward.flatMap((op) => op.in));
+  const norms = forward.flatMap((op, index) => (NORMS.has(op.op) ? [index] : []));
+  return norms.filter((start, i) =>
+    forward.slice(start, norms[i + 1]).some((op) => op.out.some((value) => value !== null && read.has(value))),
+  );
 }
 
 /**
@@ -56,7 +61,7 @@ export function levelsAt(setting: number, blocks: number): RecomputeLevel[] {
 export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLevel | readonly RecomputeLevel[]): void {
   const forward = graph.ops.slice(0, forwardOps);
   const backward = graph.ops.slice(forwardOps);
-  const starts = blockStarts(forward);
+  const starts = blockStarts(forward, backward);
   const producers = new Map<Value, Op>();
   const again = new Set<Op>();
   const hosted = new Map<Value, Value>();
@@ -64,7 +69,7 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
   let leaving: Move | undefined;
   let block = -1;
   const sumOf = (op: Op): Value | null => (NORMS.has(op.op) ? (op.out[2] ?? null) : null);
-  // What the backward pass does not read, as all of a frozen tower, has no reason to leave.
+  // What the backward pass does not read has no reason to leave.
   const wanted = new Set(backward.flatMap((op) => op.in));
   forward.forEach((op, index) => {
     if (index === starts[block + 1]) block += 1;

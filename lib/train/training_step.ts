@@ -117,7 +117,7 @@ export interface MemoryPlan {
 interface Built {
   readonly graph: Graph;
   readonly plan: Plan;
-  /** Of the forward pass: what recomputation is chosen by. */
+  /** Of a training pass: what recomputation is chosen by. */
   readonly blocks: number;
 }
 
@@ -315,10 +315,11 @@ export class TrainingStep {
   #choose(): Candidate {
     const { gradientCheckpointing, device } = this.#options;
     const memoryLimit = this.#options.memoryLimit?.bytes ?? Number.POSITIVE_INFINITY;
-    const { blocks } = this.#evaluate;
+    const unchanged = this.#candidate(0);
+    const { blocks } = unchanged.train;
     const most = (device === 'cpu' ? 2 : 3) * blocks;
     let below = gradientCheckpointing ? 2 * blocks : 0;
-    const least = this.#candidate(below);
+    const least = below === 0 ? unchanged : this.#candidate(below);
     if (least.memory.total <= memoryLimit) return least;
     // Memory falls with the setting: the first that fits lies between one that does not and one that does.
     let [at, fits] = [most, this.#checked(this.#candidate(most), most)];
@@ -408,7 +409,7 @@ export class TrainingStep {
       },
       { into: input('loss', 'f32', 1) },
     );
-    const blocks = blockStarts(graph.ops).length;
+    let blocks = 0;
     if (mode === 'train') {
       const forwardOps = graph.ops.length;
       const gradients = new Map<Value, Value>();
@@ -416,6 +417,7 @@ export class TrainingStep {
         if (value.kind === 'param') gradients.set(value, graph.value('grad', name, 'f32', value.shape));
       }
       differentiate(graph, gradients, GRADIENT_RULES);
+      blocks = blockStarts(graph.ops.slice(0, forwardOps), graph.ops.slice(forwardOps)).length;
       recompute(graph, forwardOps, levelsAt(setting, blocks));
     }
     return { graph, plan: planMemory(graph, device), blocks };
