@@ -13,7 +13,8 @@ constexpr int kThreads = 256, kTogether = 4;  // rows of the table on their way 
 template <int N, class W, class D>
 __global__ void __launch_bounds__(kThreads) sum_bags(const int32_t* ids, const float* weights, const W* table, const D* x, D* y, int64_t n,
                                                      int taps, int64_t words, int64_t d, Fault* fault) {
-  const int64_t pieces = d / N, i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, t = i / pieces, column = (i - t * pieces) * N;
+  const unsigned pieces = static_cast<unsigned>(d / N), i = blockIdx.x * kThreads + threadIdx.x;
+  const int64_t t = i / pieces, column = static_cast<int64_t>(i % pieces) * N;
   if (t >= n) return;
   Lanes<N> sum = {};
   if (x) sum = load_lanes<N>(x + t * d + column);

@@ -20,10 +20,11 @@ struct Shape {
 // row lie side by side, and so do the threads. kSign +1 splits and turns; -1 turns back and puts together.
 template <int kSign, int N, class D>
 __global__ void __launch_bounds__(kThreads) qkv_heads(D* qkv, Parts<D> parts, const float* cos, const float* sin, Shape shape) {
-  const int pieces = shape.half / N, units = shape.heads * pieces;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, t = i / units;
+  const unsigned pieces = static_cast<unsigned>(shape.half) / N, units = shape.heads * pieces;
+  const unsigned i = blockIdx.x * kThreads + threadIdx.x;
+  const int64_t t = i / units;
   if (t >= shape.n) return;
-  const int unit = static_cast<int>(i - t * units), j = unit % pieces * N, column = unit / pieces * 2 * shape.half + j;
+  const int unit = static_cast<int>(i % units), j = unit % pieces * N, column = unit / pieces * 2 * shape.half + j;
   const int64_t width = static_cast<int64_t>(shape.heads) * 2 * shape.half, own = t * width + column;
   D *row = qkv + t * 3 * width + column, *part[3] = {parts.q + own, parts.k + own, parts.v + own};
   PackedPair<D, N> loaded[3];

@@ -25,12 +25,14 @@ __device__ inline int find(const int32_t* rows, int count, int64_t row) {
 // A warp takes a piece of a row: of x, of the values, or of both. The first threads see to it that the rows ascend.
 template <Way kWay, int N, class D>
 __global__ void __launch_bounds__(kThreads) scatter(const D* x, const int32_t* rows, const D* values, D* y, int64_t n, int count, int64_t d,
-                                                    int64_t pieces, Fault* fault) {
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, warp = thread / kWarp, t = warp / pieces;
+                                                    unsigned pieces, Fault* fault) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const unsigned warp = static_cast<unsigned>(thread / kWarp);
+  const int64_t t = warp / pieces;
   for (int64_t i = thread; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads)
     if (rows[i] < 0 || rows[i] >= n || (i > 0 && rows[i] <= rows[i - 1])) report_fault(fault, FaultKind::Scatter, i, rows[i], n);
   if (t >= n) return;
-  const int64_t first = (warp % pieces * kVectors * kWarp + thread % kWarp) * N;
+  const int64_t first = (static_cast<int64_t>(warp % pieces) * kVectors * kWarp + thread % kWarp) * N;
   const int place = find(rows, count, t);
   const D *from = x + t * d, *value = values + place * d;
   Packed<D, N> loaded[kVectors], more[kVectors];
@@ -63,7 +65,7 @@ void launch(const OpCall& call, const D* x, const int32_t* rows, const D* values
     constexpr int N = decltype(width)::value;
     const int64_t pieces = ceil_div(d, static_cast<int64_t>(N) * kVectors * kWarp), blocks = ceil_div(n * pieces, kThreads / kWarp);
     scatter<kWay, N><<<static_cast<unsigned>(blocks), kThreads, 0, stream_of(call)>>>(x, rows, values, y, n, static_cast<int>(count), d,
-                                                                                      pieces, call.fault);
+                                                                                      static_cast<unsigned>(pieces), call.fault);
     check_launch(call);
   };
   if (d % kVector<D> == 0 && all_aligned(kVectorBytes, x, values, y)) with_vectors(std::integral_constant<int, kVector<D>>{});
