@@ -5,7 +5,20 @@ import { promisify } from 'node:util';
 import test from 'ava';
 import { addon, PACKAGE_ROOT } from '../../lib/native.js';
 
-const OPS = ['adamw', 'elementwise', 'embedding', 'nf4', 'qk_norm_rope', 'rms_norm', 'swiglu'];
+const OPS = [
+  'adamw',
+  'elementwise',
+  'embedding',
+  'embedding_bag',
+  'gelu',
+  'layer_norm',
+  'nf4',
+  'qk_norm_rope',
+  'qkv_rope',
+  'rms_norm',
+  'scatter_rows',
+  'swiglu',
+];
 const FILES = OPS.map((op) => `dist/test/ops/${op}.test.js`);
 const best = addon().cpuInfo().isa;
 
