@@ -26,6 +26,7 @@
   OP_WS(linear_cross_entropy)         \
   OP_WS(linears_one)                  \
   OP_WS(attention_one)                \
+  OP_WS(layers_one)                   \
   OP_WS(sample)                       \
   OP(add)                             \
   OP(cast)                            \

@@ -628,6 +628,48 @@ function rowsAlone(numbers: Numbers): OpCase[] {
   return cases;
 }
 
+function layersAlone(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const [dtype, kind, [heads, kvHeads, h], [d, wide], rank, biased, past] of [
+    ['f32', 'f32', [2, 1, 8], [24, 40], 3, true, 5],
+    ['bf16', 'nf4', [2, 1, 40], [96, 160], 0, false, 0],
+    ['bf16', 'nf4 nested', [2, 2, 128], [256, 512], 0, false, 0],
+    ['bf16', 'nf4 nested', [4, 2, 128], [512, 768], 0, false, 70],
+    ['bf16', 'nf4 nested', [16, 8, 128], [768, 2304], 16, false, 318],
+    ['bf16', 'nf4 nested', [8, 2, 128], [256, 2560], 5, true, 317],
+  ] as const) {
+    const layers = 2;
+    const linear = (out: number, width: number) => [
+      weightOf(numbers, kind, out, width),
+      biased ? random(numbers, dtype, [out]) : null,
+      rank ? random(numbers, 'f32', [rank, width], 0.1) : null,
+      rank ? random(numbers, 'f32', [out, rank], 0.1) : null,
+    ];
+    const norm = (length: number) => random(numbers, dtype, [length], 0.2, 1);
+    const x = random(numbers, dtype, [1, d]);
+    const [cos, sin] = [Math.cos, Math.sin].map((f) =>
+      Tensor.from(
+        Float32Array.from({ length: h / 2 }, (_, j) => f(past * 1e4 ** ((-2 * j) / h))),
+        [1, h / 2],
+      ),
+    );
+    const operands = Array.from({ length: layers }, () => [
+      ...[norm(d), ...linear(heads * h, d), ...linear(kvHeads * h, d), ...linear(kvHeads * h, d), norm(h), norm(h)],
+      ...[...linear(d, heads * h), norm(d), ...linear(wide, d), ...linear(wide, d), ...linear(d, wide)],
+    ]).flat();
+    const caches = Array.from({ length: 2 * layers }, () => random(numbers, dtype, [320, kvHeads * h]));
+    cases.push({
+      name: `layers_one ${dtype}, ${kind}, ${d} and ${wide} wide, ${heads}/${kvHeads}x${h}, rank ${rank}, after ${past}`,
+      op: 'layers_one',
+      inputs: [x, past > 0 ? random(numbers, dtype, [1, d]) : null, cos!, sin!, integers([past]), ...operands],
+      outputs: [like(x), like(x), ...caches],
+      attrs: { layers, eps: 1e-6, heads, kv_heads: kvHeads, head_dim: h, causal: 1, scale: 1 / Math.sqrt(h), lora_scale: 2 },
+      bounds: dtype === 'f32' ? 1e-5 : 2e-2,
+    });
+  }
+  return cases;
+}
+
 function movers(numbers: Numbers): OpCase[] {
   const cases: OpCase[] = [];
   const shape = [7, 131];
@@ -811,6 +853,7 @@ export function opCases(): OpCase[] {
     attentions,
     linears,
     rowsAlone,
+    layersAlone,
     losses,
     movers,
     optimizers,

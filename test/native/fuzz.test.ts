@@ -212,6 +212,28 @@ function wellFormed(op: string, chance: Chance): Call {
         { eps: 1e-6, scale: 2, swiglu: gated },
       );
     }
+    case 'layers_one': {
+      const [layers, width] = [1 + chance.below(2), 2 * half];
+      const linear = (out: number, from: number): (Operand | null)[] => [
+        floats(out, from),
+        chance.maybe(act(out)),
+        adapter ? floats(rank, from) : null,
+        adapter ? floats(out, rank) : null,
+      ];
+      const [inner, keys] = [heads * width, kvHeads * width];
+      const each = Array.from({ length: layers }, () => [
+        ...[act(d), ...linear(inner, d), ...linear(keys, d), ...linear(keys, d)],
+        ...[chance.maybe(floats(width)), chance.maybe(floats(width)), ...linear(d, inner)],
+        ...[act(d), ...linear(m, d), ...linear(m, d), ...linear(d, m)],
+      ]).flat();
+      const past: Operand = { dtype: 'i32', shape: [1], data: [chance.below(n + 1)] };
+      const angle = floats(1, half);
+      return call(
+        [act(1, d), chance.maybe(act(1, d)), angle, angle, past, ...each],
+        [act(1, d), act(1, d), ...Array.from({ length: 2 * layers }, () => act(1 + n, keys))],
+        { ...attention, layers, eps: 1e-6, lora_scale: 2 },
+      );
+    }
     case 'attention_one': {
       const row = (width: number): Operand => act(1, width * 2 * half);
       const cache = act(1 + n, kvHeads * 2 * half);
