@@ -1,4 +1,5 @@
 /** A vision tower's inputs as `io` values of a graph, and what a run over some pictures writes to them. */
+import { VltuneError } from '../errors.js';
 import type { Graph, Value } from '../graph/graph.js';
 import type { IoBuffers } from '../graph/io.js';
 import type { ActivationDType } from '../ops/builder.js';
@@ -43,9 +44,15 @@ export function visionInputs(graph: Graph, shape: VisionShape, dtype: Activation
   };
 }
 
-/** Writes a batch to the buffers; returns the lengths of the dimensions in this run. */
+/** Writes a batch to the buffers; returns the lengths of the dimensions in this run. ERR_SHAPE: grids and patches do not fit. */
 export function writeVisionInputs(io: IoBuffers, shape: VisionShape, { grids, patches }: VisionBatch): Record<string, number> {
   const inputs = visionGridInputs(grids, shape);
+  if (patches.length !== inputs.patches * shape.patchWidth) {
+    throw new VltuneError(
+      'ERR_SHAPE',
+      `the grids call for ${inputs.patches} patches of ${shape.patchWidth} numbers, got ${patches.length} numbers`,
+    );
+  }
   io.write('pixels', patches);
   io.write('patch_positions', inputs.positions);
   io.write('patch_bounds', inputs.bounds);

@@ -563,7 +563,10 @@ export class TrainingStep {
     this.#io.write('media_rows', rows);
     if (media.from === 'patches') {
       if (!patches) throw new VltuneError('ERR_INTERNAL', 'the training step reads patches, and was given none');
-      return writeVisionInputs(this.#io, shape, { grids, patches });
+      const lengths = writeVisionInputs(this.#io, shape, { grids, patches });
+      if (rows.length !== lengths.features)
+        throw new VltuneError('ERR_SHAPE', `${rows.length} tokens stand for pictures that have ${lengths.features} features`);
+      return lengths;
     }
     features?.forEach((bytes, i) => {
       this.#io.write(featureName(i), bytes);

@@ -7,6 +7,7 @@ import {
   checkForward,
   checkFull,
   checkGreedy,
+  checkMisfits,
   checkSplit,
   checkTraining,
   checkUpdates,
@@ -41,3 +42,5 @@ test('twelve updates with one, several, no pictures and video have the losses an
 test('words after pictures and video are those of transformers and PEFT', (t) => checkGreedy(t, 'cpu'));
 
 test('in bf16, features are no further from F32 than 1.25 times those of transformers', (t) => checkBf16Features(t, 'cpu'));
+
+test('patches that do not fit their grids, and tokens that do not fit their pictures, are refused', (t) => checkMisfits(t));

@@ -480,3 +480,17 @@ export async function checkBf16Features(t: ExecutionContext, device: Device): Pr
     'bf16',
   );
 }
+
+export async function checkMisfits(t: ExecutionContext): Promise<void> {
+  const make = (folder: ModelFolder) => adapted(folder, true);
+  await withModel('cpu', CASES.one!.rows, make, (setup) =>
+    withStep(setup, 'cpu', { from: 'patches', ...LIMITS }, false, async (step) => {
+      const { batch } = setup;
+      const { media } = batch;
+      const refused = (part: Partial<typeof media>, message: RegExp) =>
+        t.throwsAsync(step.evaluate({ ...batch, media: { ...media, ...part } }, 1), { code: 'ERR_SHAPE', message });
+      await refused({ patches: media.patches.subarray(1) }, /call for 24 patches of 1536 numbers, got 36863 numbers/);
+      await refused({ rows: media.rows.subarray(1) }, /5 tokens stand for pictures that have 6 features/);
+    }),
+  );
+}
