@@ -24,8 +24,8 @@ export interface FrozenOptions {
   readonly doubleQuant: boolean;
   /** Tensors that are trained, and so are not loaded here. */
   readonly skip: (name: string) => boolean;
-  /** Load the vision tower too. Default: not, text does without it. */
-  readonly vision?: boolean;
+  /** Load the vision tower too, or it alone. Default: not, text does without it. */
+  readonly vision?: boolean | 'alone';
   /** Tensors that a GPU reads in the host's memory. */
   readonly onHost?: (name: string) => boolean;
 }
@@ -60,7 +60,7 @@ export class FrozenWeights implements WeightStore {
     this.#options = options;
     this.#linears = new Map(folder.spec.linears.map((spec) => [spec.name, spec]));
     const { spec } = folder;
-    const isLoaded = (part: LinearSpec['part']) => part !== 'vision' || options.vision === true;
+    const isLoaded = (part: LinearSpec['part']) => (part === 'vision' ? options.vision : options.vision !== 'alone');
     for (const { name, shape, view, part } of spec.tensors) if (isLoaded(part)) this.#plan(name, view ?? shape, false);
     for (const linear of spec.linears) {
       if (!isLoaded(linear.part) || (linear.part === 'head' && spec.head === spec.embedding)) continue;
