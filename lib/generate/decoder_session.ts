@@ -159,6 +159,12 @@ export class DecoderSession {
     this.#checkRoom(ids.length);
     const most = PREFILL_TOKENS[this.#options.device];
     const start = this.#position;
+    if (media && (start !== 0 || media.positions.length !== 3 * ids.length)) {
+      throw new VltuneError(
+        'ERR_INTERNAL',
+        `a prompt with pictures is read first and has 3 x ${ids.length} positions; ${start} were read, ${media.positions.length} given`,
+      );
+    }
     for (let at = 0; at < ids.length; at += most) {
       const chunk = Int32Array.from({ length: Math.min(most, ids.length - at) }, (_, i) => ids[at + i]!);
       const n = chunk.length;
@@ -174,8 +180,8 @@ export class DecoderSession {
       this.#io.flush();
       await this.#programs.prefill.run({ tokens: n, ...features }, signal);
       this.#length += n;
+      this.#position = media && at + n === ids.length ? media.next : start + at + n;
     }
-    this.#position = media ? media.next : start + ids.length;
   }
 
   /** Whether `decode` can choose in this way. Sampling from all words of a vocabulary is the host's. */
