@@ -429,7 +429,7 @@ export async function checkGreedy(t: ExecutionContext, device: Device): Promise<
         ...LIMITS,
         adapters: { trainables, place: placeOf },
       });
-      const session = new DecoderSession(spec, frozen, trainables, params, { ...options, capacity: 128, media: true });
+      const session = new DecoderSession(spec, frozen, trainables, params, { ...options, capacity: 640, media: true });
       try {
         encoder.allocate();
         const { positions, next } = ropePositions(row.ids.length, runsOf(row));
