@@ -27,6 +27,8 @@ export interface FrozenOptions {
   readonly doubleQuant: boolean;
   /** Tensors that are trained, and so are not loaded here. */
   readonly skip: (name: string) => boolean;
+  /** Load the vision tower too, or it alone. Default: not, text does without it. */
+  readonly vision?: boolean | 'alone';
   /** Tensors that a GPU reads in the host's memory. */
   readonly onHost?: (name: string) => boolean;
 }
@@ -64,9 +66,10 @@ export class FrozenWeights implements WeightStore {
     this.#linears = new Map(folder.spec.linears.map((spec) => [spec.name, spec]));
     const { spec } = folder;
     this.#norms = new Set(spec.tensors.flatMap(({ name, shape }) => (shape.length === 1 ? [name] : [])));
-    for (const tensor of spec.tensors) if (tensor.part === 'language') this.#plan(tensor.name, tensor.shape, false);
+    const isLoaded = (part: LinearSpec['part']) => (part === 'vision' ? options.vision : options.vision !== 'alone');
+    for (const { name, shape, view, part } of spec.tensors) if (isLoaded(part)) this.#plan(name, view ?? shape, false);
     for (const linear of spec.linears) {
-      if (linear.part === 'vision' || (linear.part === 'head' && spec.head === spec.embedding)) continue;
+      if (!isLoaded(linear.part) || (linear.part === 'head' && spec.head === spec.embedding)) continue;
       this.#plan(`${linear.name}.weight`, [linear.out, linear.in], linear.part === 'language');
       if (linear.bias) this.#plan(`${linear.name}.bias`, [linear.out], false);
     }

@@ -33,7 +33,7 @@ export async function initializeParameters(run: Run): Promise<void> {
     return;
   }
   for (const [name, module] of trainables.lora) {
-    if (module.spec.part === 'vision') continue;
+    if (!trainables.layout.get(loraName(name, 'A'))) continue;
     const given = adapter?.tensors.get(name);
     step.writeParameter(loraName(name, 'A'), given?.a ?? initialA(module.spec, module.rank, args.seed));
     if (given) step.writeParameter(loraName(name, 'B'), given.b);
@@ -51,7 +51,7 @@ async function saveAdapter(run: Run, folder: string): Promise<void> {
   const modules = [...trainables.lora.values()].map(({ spec, rank }) => {
     const given = adapter?.tensors.get(spec.name);
     // Text leaves adapters of the vision tower as they were.
-    if (spec.part === 'vision') {
+    if (!trainables.layout.get(loraName(spec.name, 'A'))) {
       return {
         name: spec.name,
         rank,
@@ -221,7 +221,7 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
   } else {
     const saved = await readAdapter(checkpoint.folder);
     for (const [name, module] of trainables.lora) {
-      if (module.spec.part === 'vision') continue;
+      if (!trainables.layout.get(loraName(name, 'A'))) continue;
       const tensors = saved.tensors.get(name);
       if (!tensors || tensors.rank !== module.rank) {
         throw new VltuneError(

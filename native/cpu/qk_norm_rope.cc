@@ -5,6 +5,7 @@
 #include "../ops/qk_norm_rope_checks.h"
 #include "dispatch.h"
 #include "partition.h"
+#include "rotate.h"
 #include "simd.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
@@ -46,18 +47,6 @@ void cos_sin(const float* angle, int64_t n, float* cos, float* sin) {
     return;
   }
   cos_sin_easy(angle, n, cos, sin);
-}
-
-// The gradient or value at j and j + h/2, rotated by the angle (sign +1) or back (sign -1).
-struct Pair { Vec low, high; };
-inline Pair rotate(Pair z, Vec cos, Vec sin) { return {fnma(z.high, sin, z.low * cos), fma(z.low, sin, z.high * cos)}; }
-inline Pair rotate_back(Pair y, Vec cos, Vec sin) { return {fma(y.high, sin, y.low * cos), fnma(y.low, sin, y.high * cos)}; }
-template <class T> inline Pair load_pair(const T* p, int64_t half, int count) {
-  return {load_part(p, count), load_part(p + half, count)};
-}
-template <class T> inline void store_pair(T* p, int64_t half, Pair a, int count) {
-  store_part(p, a.low, count);
-  store_part(p + half, a.high, count);
 }
 
 // The heads of a token are gone through together, some kTogether at a time, once for their sums and once for their results: a
@@ -135,12 +124,12 @@ void backward_head(const D* dy, const D* x, const W* weight, float rstd, const f
 
 void rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
-  const RopeTable table = check_rope_table(call);
-  const int64_t n = table.n, half = table.half, *section = table.section;
+  const RopeSections section = check_rope_table(call);
+  const int64_t n = positions.dim(1), half = cos.dim(1);
   auto axis = [&](int64_t j) -> int64_t {
-    if (!table.interleaved) return j < section[0] ? 0 : j < section[0] + section[1] ? 1 : 2;
-    if (j % 3 == 1 && j < 3 * section[1]) return 1;
-    if (j % 3 == 2 && j < 3 * section[2]) return 2;
+    if (!section.interleaved) return j < section.t ? 0 : j < section.t + section.h ? 1 : 2;
+    if (j % 3 == 1 && j < 3 * section.h) return 1;
+    if (j % 3 == 2 && j < 3 * section.w) return 2;
     return 0;
   };
   const int32_t* position = positions.as<int32_t>();
@@ -153,9 +142,7 @@ void rope_table(const OpCall& call) {
       float frequency[kColumns];
       int64_t row_of_axis[kColumns];
       for (int64_t j = 0; j < columns; ++j) {
-        // transformers: 1 / theta ** (arange(0, h, 2) / h), each step rounded to F32.
-        const float exponent = static_cast<float>(2 * (first + j)) / static_cast<float>(2 * half);
-        frequency[j] = 1.0f / static_cast<float>(std::pow(table.theta, static_cast<double>(exponent)));
+        frequency[j] = rope_frequency(section, first + j);
         row_of_axis[j] = axis(first + j) * n;
       }
       for (int64_t t = begin; t < end; ++t) {

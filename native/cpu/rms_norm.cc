@@ -10,16 +10,6 @@
 namespace vltune::cpu::VLTUNE_ISA {
 namespace {
 
-// sum(step(i, count)) over a row, in four independent sums so that additions overlap.
-template <class Step> inline float sum_row(int64_t n, Step&& step) {
-  Vec sums[4] = {zero(), zero(), zero(), zero()};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-    for (int k = 0; k < 4; ++k) sums[k] = sums[k] + step(i + k * kLanes, kLanes);
-  each_vector(n - i, [&](int64_t j, int count) { sums[0] = sums[0] + step(i + j, count); });
-  return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
 template <class D, class W>
 void forward_row(const D* x, const D* residual, const W* weight, float eps, int64_t d, D* sum, D* y, float* rstd) {
   const D* s = residual ? sum : x;

@@ -1,8 +1,7 @@
 #include "../ops/qk_norm_rope.h"
 
-#include <cmath>
-
 #include "../ops/qk_norm_rope_checks.h"
+#include "rotate.cuh"
 #include "row_ranges.cuh"
 #include "vector.cuh"
 
@@ -16,9 +15,8 @@ constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 // Frequencies are found on the host, as the CPU finds them, and travel with the launch: this many at a time.
 constexpr int kFrequencies = 256, kTableThreads = 256, kTableRows = 8;
 struct Frequencies { float of[kFrequencies]; };
-struct Sections { int64_t t, h, w; bool interleaved; };
 
-__device__ inline int axis(int64_t j, const Sections& section) {
+__device__ inline int axis(int64_t j, const RopeSections& section) {
   if (!section.interleaved) return j < section.t ? 0 : j < section.t + section.h ? 1 : 2;
   if (j % 3 == 1 && j < 3 * section.h) return 1;
   if (j % 3 == 2 && j < 3 * section.w) return 2;
@@ -53,7 +51,7 @@ __device__ inline void cos_sin(float angle, float* cos, float* sin) {
 // Columns first..first+columns-1 of all rows.
 __global__ void __launch_bounds__(kTableThreads) table_columns(const int32_t* positions, int64_t n, int64_t half, int64_t first,
                                                                int columns, const __grid_constant__ Frequencies frequencies,
-                                                               const __grid_constant__ Sections section, float* cos, float* sin) {
+                                                               const __grid_constant__ RopeSections section, float* cos, float* sin) {
   const int64_t total = n * columns, step = static_cast<int64_t>(gridDim.x) * kTableThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kTableThreads + threadIdx.x; i < total; i += step) {
     const int64_t t = i / columns, j = i % columns;
@@ -64,29 +62,6 @@ __global__ void __launch_bounds__(kTableThreads) table_columns(const int32_t* po
 
 // ---- heads
 
-template <int N> struct Pair { Lanes<N> low, high; };
-template <class D, int N> struct PackedPair { Packed<D, N> low, high; };
-
-template <int N, Use kUse = Use::Again, class D> __device__ inline PackedPair<D, N> load_pair(const D* p, int half) {
-  return {load<N, kUse>(p), load<N, kUse>(p + half)};
-}
-template <class D, int N> __device__ inline Pair<N> unpack(const PackedPair<D, N>& packed) {
-  return {cuda::unpack(packed.low), cuda::unpack(packed.high)};
-}
-template <class D, int N> __device__ inline void store_pair(D* p, int half, const Pair<N>& a) {
-  store_lanes(p, a.low);
-  store_lanes(p + half, a.high);
-}
-// By the angle, or with sign -1 back.
-template <int kSign, int N> __device__ inline Pair<N> rotate(const Pair<N>& z, const Lanes<N>& cos, const Lanes<N>& sin) {
-  Pair<N> y;
-#pragma unroll
-  for (int k = 0; k < N; ++k) {
-    y.low[k] = fmaf(-kSign * z.high[k], sin[k], z.low[k] * cos[k]);
-    y.high[k] = fmaf(kSign * z.low[k], sin[k], z.high[k] * cos[k]);
-  }
-  return y;
-}
 // Ones without a weight.
 template <int N> __device__ inline Pair<N> load_weight(const void* weight, bool is_bf16, int j, int half) {
   if (!weight) {
@@ -349,18 +324,13 @@ template <class Body> void with_heads(int groups, int heads, Body&& body) {
 
 void rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
-  const RopeTable table = check_rope_table(call);
-  const int64_t n = table.n, half = table.half;
+  const RopeSections sections = check_rope_table(call);
+  const int64_t n = positions.dim(1), half = cos.dim(1);
   if (n == 0) return;
-  const Sections sections = {table.section[0], table.section[1], table.section[2], table.interleaved};
   for (int64_t first = 0; first < half; first += kFrequencies) {
     const int columns = static_cast<int>(half - first < kFrequencies ? half - first : kFrequencies);
     Frequencies frequencies = {};
-    for (int j = 0; j < columns; ++j) {
-      // transformers: 1 / theta ** (arange(0, h, 2) / h), each step rounded to F32.
-      const float exponent = static_cast<float>(2 * (first + j)) / static_cast<float>(2 * half);
-      frequencies.of[j] = 1.0f / static_cast<float>(std::pow(table.theta, static_cast<double>(exponent)));
-    }
+    for (int j = 0; j < columns; ++j) frequencies.of[j] = rope_frequency(sections, first + j);
     const int64_t blocks = ceil_div(n * columns, kTableThreads * kTableRows);
     table_columns<<<static_cast<unsigned>(blocks), kTableThreads, 0, stream_of(call)>>>(
         positions.as<int32_t>(), n, half, first, columns, frequencies, sections, cos.as<float>(), sin.as<float>());

@@ -1,24 +1,12 @@
 #include "../ops/rms_norm.h"
 
 #include "../ops/rms_norm_checks.h"
+#include "held_rows.cuh"
 #include "row_ranges.cuh"
 #include "vector.cuh"
 
 namespace vltune::cuda {
 namespace {
-
-// A row is held in the registers of kThreads threads, kVectors vectors each, so memory is read once and written once. With kFull every
-// thread has all its vectors. One warp can hold a
-// short row: then a block takes several. Rows too long or not aligned go through loops that read them twice.
-constexpr int kHeldVectors = 2, kLoopThreads = 256, kShortRowBlock = 128;
-
-template <int kThreads> constexpr int kBlock = kThreads == kWarp ? kShortRowBlock : kThreads;
-
-// kThreads is 32 (then the block's warps have rows of their own) or the block's size.
-template <int kThreads> __device__ inline float row_sum(float v, float* shared) {
-  if constexpr (kThreads == kWarp) return warp_sum(v);
-  else return block_sum<kThreads>(v, shared);
-}
 
 template <class D, class W, int kThreads, int kVectors, bool kFull>
 __global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, const W* weight, const D* residual, float eps, int64_t n,
@@ -200,23 +188,6 @@ __global__ void __launch_bounds__(kLoopThreads) rms_norm_backward_loop(const D* 
       if (partial) partial[i] = fmaf(grad, xhat, t == begin ? 0.0f : partial[i]);
     }
   }
-}
-
-template <int kThreads_, bool kFull_> struct HeldRow {
-  static constexpr int kThreads = kThreads_;
-  static constexpr bool kFull = kFull_;
-};
-// Calls body(HeldRow) with the fewest threads that hold a row of this many vectors, or returns false.
-template <class Body> bool with_held_row(int64_t vectors, Body&& body) {
-  auto choose = [&](auto threads) {
-    constexpr int kThreads = decltype(threads)::value;
-    if (vectors > kHeldVectors * kThreads) return false;
-    if (vectors == kHeldVectors * kThreads) body(HeldRow<kThreads, true>{});
-    else body(HeldRow<kThreads, false>{});
-    return true;
-  };
-  return vectors > 0 && (choose(std::integral_constant<int, 32>{}) || choose(std::integral_constant<int, 128>{}) ||
-                         choose(std::integral_constant<int, 256>{}) || choose(std::integral_constant<int, 512>{}));
 }
 
 template <class D, class W>

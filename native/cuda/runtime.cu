@@ -79,6 +79,10 @@ struct FaultRecord {
         VLTUNE_FAIL("ERR_ARGUMENT", "attention_cached: past is %d, expected at most %lld", fault.value, limit);
       case FaultKind::Segment:
         VLTUNE_FAIL("ERR_ARGUMENT", "adamw: segments[%lld] lies outside of its arrays", index);
+      case FaultKind::BagId:
+        VLTUNE_FAIL("ERR_ARGUMENT", "embedding_bag: ids[%lld] is %d, expected 0..%lld", index, fault.value, limit - 1);
+      case FaultKind::Scatter:
+        VLTUNE_FAIL("ERR_ARGUMENT", "scatter_rows: rows[%lld] is %d, expected 0..%lld, ascending", index, fault.value, limit - 1);
     }
     VLTUNE_FAIL("ERR_INTERNAL", "a kernel reported %d", fault.kind);
   }

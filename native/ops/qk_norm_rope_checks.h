@@ -2,36 +2,17 @@
 #pragma once
 #include "check.h"
 #include "qk_norm_rope.h"
+#include "rope_sections.h"
 
 namespace vltune {
 
-struct RopeTable {
-  int64_t n, half;
-  double theta;
-  int64_t section[3];  // of time, height, width
-  bool interleaved;
-};
-
-[[maybe_unused]] static RopeTable check_rope_table(const OpCall& call) {
+[[maybe_unused]] static RopeSections check_rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
   check_operand(call, positions, "positions", kIsI32, {3, kAny});
   const int64_t n = positions.dim(1);
   check_operand(call, cos, "cos", kIsF32, {n, kAny});
-  const int64_t half = cos.dim(1);
-  check_operand(call, sin, "sin", kIsF32, {n, half});
-  const double theta = call.attrs->number("theta", 10000);
-  const RopeTable table = {n,
-                           half,
-                           theta,
-                           {call.attrs->integer("section_t", half), call.attrs->integer("section_h", 0), call.attrs->integer("section_w", 0)},
-                           call.attrs->flag("interleaved")};
-  const auto& section = table.section;
-  VLTUNE_CHECK(theta > 0, "ERR_ARGUMENT", "%s: theta is %g, expected a positive number", call.op, theta);
-  VLTUNE_CHECK(section[0] >= 0 && section[1] >= 0 && section[2] >= 0 && section[0] + section[1] + section[2] == half,
-               "ERR_ARGUMENT", "%s: sections %lld + %lld + %lld do not sum to head_dim/2 = %lld", call.op,
-               static_cast<long long>(section[0]), static_cast<long long>(section[1]), static_cast<long long>(section[2]),
-               static_cast<long long>(half));
-  return table;
+  check_operand(call, sin, "sin", kIsF32, {n, cos.dim(1)});
+  return rope_sections(call, cos.dim(1));
 }
 
 // Of a tensor [n, heads * dim]; half is dim / 2.

@@ -155,6 +155,110 @@ function embeddings(numbers: Numbers): OpCase[] {
   return cases;
 }
 
+function embeddingBags(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  const [n, taps, words] = [77, 4, 50];
+  const which = ids(numbers, n * taps, words);
+  const bags = [Tensor.from(which.toInt32(), [n, taps]), random(numbers, 'f32', [n, taps])];
+  for (const dtype of ACTIVATIONS) {
+    for (const d of [1, 64, 130, 1152]) {
+      for (const table of ['f32', 'bf16', 'f16'] as const) {
+        for (const onTop of [false, true]) {
+          cases.push({
+            name: `embedding_bag ${table} -> ${dtype}, d ${d}${onTop ? ', on top' : ''}`,
+            op: 'embedding_bag',
+            inputs: [...bags, random(numbers, table, [words, d]), onTop ? random(numbers, dtype, [n, d]) : null],
+            outputs: [zeros(dtype, n, d)],
+          });
+        }
+      }
+      cases.push({
+        name: `embedding_bag_backward ${dtype}, d ${d}`,
+        op: 'embedding_bag_backward',
+        inputs: [...bags, random(numbers, dtype, [n, d])],
+        outputs: [random(numbers, 'f32', [words, d])],
+        bounds: 2e-6,
+      });
+    }
+  }
+  return cases;
+}
+
+function scatters(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const dtype of ACTIVATIONS) {
+    for (const [n, rows, d] of [
+      [9, [0, 3, 4, 8], 64],
+      [300, Array.from({ length: 280 }, (_, i) => i + 7), 130],
+      [5, [], 33],
+      [40, Array.from({ length: 40 }, (_, i) => i), 2048],
+      [0, [], 64],
+    ] as const) {
+      const x = random(numbers, dtype, [n, d]);
+      const values = random(numbers, dtype, [rows.length, d]);
+      const name = `${dtype}, ${rows.length} of ${n}x${d}`;
+      const put = { op: 'scatter_rows', outputs: [like(x)], bounds: 'same' } as const;
+      cases.push(
+        { ...put, name: `scatter_rows ${name}`, inputs: [x, integers(rows), values] },
+        { ...put, name: `scatter_rows ${name}, cleared`, inputs: [x, integers(rows), null] },
+        { ...put, name: `scatter_rows ${name}, added`, inputs: [x, integers(rows), values], attrs: { accumulate: 1 } },
+      );
+    }
+  }
+  return cases;
+}
+
+function layerNorms(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  for (const dtype of ACTIVATIONS) {
+    for (const [n, d] of [
+      [1, 2],
+      [33, 130],
+      [70, 1152],
+      [5, 4608],
+      [0, 64],
+    ] as const) {
+      for (const weightType of ['f32', 'bf16'] as const) {
+        for (const withSum of [false, true]) {
+          const [x, residual, dy] = [0, 1, 2].map((i) => random(numbers, dtype, [n, d], 1, i === 0 ? 3 : 0));
+          const [weight, bias] = [random(numbers, weightType, [d], 0.2, 1), random(numbers, weightType, [d])];
+          const attrs = { eps: 1e-6 };
+          const made = [zeros(dtype, n, d), zeros('f32', n, 2), withSum ? zeros(dtype, n, d) : null];
+          const inputs = [x!, weight, bias, withSum ? residual! : null];
+          const name = `${dtype}, ${weightType} weight, ${n}x${d}${withSum ? ', with a residual' : ''}`;
+          cases.push({
+            name: `layer_norm ${name}`,
+            op: 'layer_norm',
+            inputs,
+            outputs: made,
+            attrs,
+            bounds: [BOUNDS[dtype] * 1.5, 4e-6, 'same'],
+          });
+          const [, stats, sum] = computed(
+            'layer_norm',
+            inputs,
+            made.map((m) => m && like(m)),
+            attrs,
+          );
+          cases.push({
+            name: `layer_norm_backward ${name}`,
+            op: 'layer_norm_backward',
+            inputs: [dy!, sum ?? x!, weight, stats!, withSum ? residual! : null],
+            outputs: [
+              zeros(dtype, n, d),
+              withSum ? random(numbers, 'f32', [d]) : null,
+              withSum || weightType === 'bf16' ? random(numbers, 'f32', [d]) : null,
+            ],
+            attrs,
+            bounds: [dtype === 'f32' ? 1e-5 : BOUNDS.bf16 * 1.5, 1e-5, 1e-5],
+          });
+        }
+      }
+    }
+  }
+  return cases;
+}
+
 function norms(numbers: Numbers): OpCase[] {
   const cases: OpCase[] = [];
   for (const dtype of ACTIVATIONS) {
@@ -261,6 +365,61 @@ function rotations(numbers: Numbers): OpCase[] {
   return cases;
 }
 
+function fusedRotations(numbers: Numbers): OpCase[] {
+  const cases: OpCase[] = [];
+  const axial = { theta: 1e4, section_t: 0, section_h: 18, section_w: 18, axial: 1 };
+  const positions = integers(
+    Array.from({ length: 3 * 45 }, (_, i) => (i % 45) * 7 + Math.floor(i / 45)),
+    [3, 45],
+  );
+  cases.push({
+    name: 'rope_table 72, axial',
+    op: 'rope_table',
+    inputs: [positions],
+    outputs: [zeros('f32', 45, 36), zeros('f32', 45, 36)],
+    attrs: axial,
+  });
+  for (const dtype of ACTIVATIONS) {
+    for (const [n, heads, h] of [
+      [45, 3, 64],
+      [7, 2, 72],
+      [300, 16, 80],
+      [5, 1, 10],
+      [1, 1, 2],
+    ] as const) {
+      const [cos, sin] = [random(numbers, 'f32', [n, h / 2]), random(numbers, 'f32', [n, h / 2])];
+      const qkv = random(numbers, dtype, [n, 3 * heads * h]);
+      const parts = [0, 1, 2].map(() => random(numbers, dtype, [n, heads * h]));
+      const name = `${dtype}, ${n}x${heads}x${h}`;
+      const attrs = { head_dim: h };
+      cases.push(
+        { name: `qkv_rope ${name}`, op: 'qkv_rope', inputs: [qkv, cos, sin], outputs: parts.map(like), attrs },
+        { name: `qkv_rope_backward ${name}`, op: 'qkv_rope_backward', inputs: [...parts, cos, sin], outputs: [like(qkv)], attrs },
+      );
+    }
+  }
+  return cases;
+}
+
+function gelus(numbers: Numbers): OpCase[] {
+  return ACTIVATIONS.flatMap((dtype) =>
+    [
+      [1, 1],
+      [13, 77],
+      [3, 4304],
+    ].flatMap(([n, f]) =>
+      [0, 1].flatMap((tanh): OpCase[] => {
+        const [dy, x] = [0, 1].map(() => random(numbers, dtype, [n!, f!], 3));
+        const name = `${tanh ? 'by tanh' : 'exact'}, ${dtype}, ${n}x${f}`;
+        return [
+          { name: `gelu ${name}`, op: 'gelu', inputs: [x!], outputs: [like(x!)], attrs: { tanh } },
+          { name: `gelu_backward ${name}`, op: 'gelu_backward', inputs: [dy!, x!], outputs: [like(x!)], attrs: { tanh } },
+        ];
+      }),
+    ),
+  );
+}
+
 function gates(numbers: Numbers): OpCase[] {
   return ACTIVATIONS.flatMap((dtype) =>
     [
@@ -285,14 +444,17 @@ function attentions(numbers: Numbers): OpCase[] {
       [4, 2, 64],
       [4, 2, 128],
       [3, 1, 40],
+      [3, 3, 72],
+      [2, 2, 80],
       [1, 1, 1],
     ] as const) {
       for (const [causal, lengths] of [
         [1, [1, 17, 64, 130]],
         [1, [257]],
         [0, [33, 5]],
+        [0, [64, 1, 0, 300]],
       ] as const) {
-        const n = lengths.reduce((sum, length) => sum + length, 0);
+        const n = lengths.reduce<number>((sum, length) => sum + length, 0);
         const attrs = { heads, kv_heads: kvHeads, head_dim: h, causal, scale: 1 / Math.sqrt(h) };
         const [q, dout] = [0, 1].map(() => random(numbers, dtype, [n, heads * h]));
         const [k, v] = [0, 1].map(() => random(numbers, dtype, [n, kvHeads * h]));
@@ -737,9 +899,14 @@ export function opCases(): OpCase[] {
   const numbers = new Numbers(1);
   const families = [
     embeddings,
+    embeddingBags,
     norms,
+    layerNorms,
     rotations,
+    fusedRotations,
     gates,
+    gelus,
+    scatters,
     attentions,
     linears,
     rowsAlone,

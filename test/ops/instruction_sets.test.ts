@@ -3,7 +3,20 @@ import test from 'ava';
 import { addon } from '../../lib/native.js';
 import { checkPasses, valueWith } from '../environment.js';
 
-const OPS = ['adamw', 'elementwise', 'embedding', 'nf4', 'qk_norm_rope', 'rms_norm', 'swiglu'];
+const OPS = [
+  'adamw',
+  'elementwise',
+  'embedding',
+  'embedding_bag',
+  'gelu',
+  'layer_norm',
+  'nf4',
+  'qk_norm_rope',
+  'qkv_rope',
+  'rms_norm',
+  'scatter_rows',
+  'swiglu',
+];
 const FILES = OPS.map((op) => `dist/test/ops/${op}.test.js`);
 const best = addon().cpuInfo().isa;
 
