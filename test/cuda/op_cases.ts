@@ -887,7 +887,12 @@ function samples(numbers: Numbers): OpCase[] {
 }
 
 /** The operand that tells the dtype of activations where no output may. */
-const ACTIVATION_INPUT: Readonly<Record<string, number>> = { embedding_backward: 1, linear_cross_entropy: 0, sample: 0 };
+const ACTIVATION_INPUT: Readonly<Record<string, number>> = {
+  embedding_backward: 1,
+  embedding_bag_backward: 2,
+  linear_cross_entropy: 0,
+  sample: 0,
+};
 
 function isHalf({ op, inputs, outputs }: OpCase): boolean {
   const input = inputs[ACTIVATION_INPUT[op] ?? -1];
