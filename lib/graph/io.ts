@@ -1,12 +1,15 @@
 /**
- * The small inputs and results of a program: named arrays in one storage. On a GPU a write costs the host more than its bytes do,
- * so inputs gather in a host copy and `flush` brings what has changed over in one.
+ * The inputs and results of a program: named arrays in one storage. On a GPU a write costs the host more than the bytes of most do,
+ * so small inputs gather in a host copy and `flush` brings what has changed over in one.
  */
 import { VltuneError } from '../errors.js';
 import { addon, type Device, type Storage } from '../native.js';
 import { type Graph, type Value, valueBytes } from './graph.js';
 import { align } from './planner.js';
 import type { Place } from './program.js';
+
+/** Inputs that may be larger, as the pixels of pictures, are written by themselves. */
+const GATHERED_BYTES = 1 << 20;
 
 interface Slot {
   readonly offset: number;
@@ -16,8 +19,8 @@ interface Slot {
 export class IoBuffers {
   readonly bytes: number;
   readonly #slots = new Map<string, Slot>();
-  /** Inputs end here; behind them lies what programs write. */
-  readonly #inputBytes: number;
+  /** Small inputs end here; behind them lie large ones, and what programs write. */
+  readonly #gatheredBytes: number;
   #storage: Storage | undefined;
   #mirror: Uint8Array | undefined;
   /** The range of the mirror that differs from the device. */
@@ -38,15 +41,16 @@ export class IoBuffers {
       this.#slots.set(name, { offset, bytes });
       offset += align(bytes);
     };
-    for (const [name, bytes] of sizes) if (!written.has(name)) take(name, bytes);
-    this.#inputBytes = offset;
-    for (const [name, bytes] of sizes) if (written.has(name)) take(name, bytes);
+    const isGathered = (name: string, bytes: number) => !written.has(name) && bytes <= GATHERED_BYTES;
+    for (const [name, bytes] of sizes) if (isGathered(name, bytes)) take(name, bytes);
+    this.#gatheredBytes = offset;
+    for (const [name, bytes] of sizes) if (!isGathered(name, bytes)) take(name, bytes);
     this.bytes = offset;
   }
 
   allocate(device: Device): void {
     this.#storage = addon().allocate(this.bytes, device);
-    if (device !== 'cpu') this.#mirror = new Uint8Array(this.#inputBytes);
+    if (device !== 'cpu') this.#mirror = new Uint8Array(this.#gatheredBytes);
   }
 
   place(value: Value): Place {
@@ -57,7 +61,7 @@ export class IoBuffers {
   write(name: string, data: Int32Array | Float32Array | Uint8Array): void {
     const { offset, bytes } = this.#slot(name);
     if (data.byteLength > bytes) throw new VltuneError('ERR_SHAPE', `${name}: ${data.byteLength} bytes do not fit in ${bytes}`);
-    if (!this.#mirror || offset >= this.#inputBytes) {
+    if (!this.#mirror || offset >= this.#gatheredBytes) {
       addon().write(this.#allocated(), offset, data);
       return;
     }
@@ -75,7 +79,7 @@ export class IoBuffers {
     this.#dirty = { first: 0, end: 0 };
   }
 
-  read<T extends Int32Array | Float32Array>(name: string, into: T): T {
+  read<T extends Int32Array | Float32Array | Uint8Array>(name: string, into: T): T {
     addon().read(this.#allocated(), this.#slot(name).offset, into);
     return into;
   }

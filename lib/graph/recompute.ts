@@ -11,8 +11,14 @@ import type { Graph, Op, Value } from './graph.js';
 export const RECOMPUTE_LEVELS = ['none', 'elementwise', 'layers', 'host'] as const;
 export type RecomputeLevel = (typeof RECOMPUTE_LEVELS)[number];
 
-const ELEMENTWISE = new Set(['rms_norm', 'swiglu', 'qk_norm_rope']);
-const LAYERS = new Set([...ELEMENTWISE, 'linear', 'attention']);
+/** The norms, each with the place of its residual operand. The sum that they write is their third output. */
+const NORMS: ReadonlyMap<string, number> = new Map([
+  ['rms_norm', 2],
+  ['layer_norm', 3],
+]);
+
+const ELEMENTWISE = new Set([...NORMS.keys(), 'swiglu', 'gelu', 'qk_norm_rope', 'qkv_rope']);
+const LAYERS = new Set([...ELEMENTWISE, 'linear', 'attention', 'cast']);
 const MADE_AGAIN: Readonly<Record<RecomputeLevel, ReadonlySet<string>>> = {
   none: new Set(),
   elementwise: ELEMENTWISE,
@@ -25,10 +31,15 @@ const FETCH_AHEAD = 24;
 
 /**
  * The blocks of a forward pass: what lies between two sums of the residual stream, so attention and feed-forward of a decoder layer
- * are a block each. Block b is made of the ops from `starts[b]` on; what comes before the first belongs to none.
+ * are a block each. Block b is made of the ops from `starts[b]` on; what comes before the first belongs to none. A block of which the
+ * backward pass reads nothing, as all of a frozen vision tower, keeps nothing and is not counted.
  */
-export function blockStarts(ops: readonly Op[]): number[] {
-  return ops.flatMap((op, index) => (op.op === 'rms_norm' ? [index] : []));
+export function blockStarts(forward: readonly Op[], backward: readonly Op[]): number[] {
+  const read = new Set(backward.flatMap((op) => op.in));
+  const norms = forward.flatMap((op, index) => (NORMS.has(op.op) ? [index] : []));
+  return norms.filter((start, i) =>
+    forward.slice(start, norms[i + 1]).some((op) => op.out.some((value) => value !== null && read.has(value))),
+  );
 }
 
 /**
@@ -45,31 +56,34 @@ export function levelsAt(setting: number, blocks: number): RecomputeLevel[] {
 
 /**
  * Rewrites `graph`, whose first `forwardOps` ops are the forward pass; `levels` names each block's level, or that of all. The
- * residual sums that `rms_norm` writes are what is always kept: from them a norm is made again without its residual operand.
+ * residual sums that norms write are what is always kept: from them a norm is made again without its residual operand.
  */
 export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLevel | readonly RecomputeLevel[]): void {
   const forward = graph.ops.slice(0, forwardOps);
   const backward = graph.ops.slice(forwardOps);
-  const starts = blockStarts(forward);
+  const starts = blockStarts(forward, backward);
   const producers = new Map<Value, Op>();
   const again = new Set<Op>();
   const hosted = new Map<Value, Value>();
   const rewritten: Op[] = [];
   let leaving: Move | undefined;
   let block = -1;
+  const sumOf = (op: Op): Value | null => (NORMS.has(op.op) ? (op.out[2] ?? null) : null);
+  // What the backward pass does not read has no reason to leave.
+  const wanted = new Set(backward.flatMap((op) => op.in));
   forward.forEach((op, index) => {
     if (index === starts[block + 1]) block += 1;
     const level = typeof levels === 'string' ? levels : (levels[block] ?? 'none');
     if (MADE_AGAIN[level].has(op.op)) again.add(op);
     for (const value of op.out) if (value?.kind === 'arena') producers.set(value, op);
     rewritten.push(op);
-    const sum = op.op === 'rms_norm' ? op.out[2] : null;
+    const sum = sumOf(op);
     // The norm after it is the last in the forward pass to read a sum: until then the copy has time, and takes no memory of its own.
-    if (leaving && op.op === 'rms_norm') {
+    if (leaving && NORMS.has(op.op)) {
       rewritten.push(leaving.end);
       leaving = undefined;
     }
-    if (sum && level === 'host') {
+    if (sum && level === 'host' && wanted.has(sum)) {
       const host = graph.value('host', sum.name, sum.dtype, sum.shape);
       leaving = move(sum, host, hosted.size);
       hosted.set(sum, host);
@@ -82,7 +96,7 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
   const copies = new Map<Value, Value>();
   const copied = new Set<Op>();
 
-  const keeps = (op: Op, value: Value): boolean => !again.has(op) || (op.op === 'rms_norm' && value === op.out[2]);
+  const keeps = (op: Op, value: Value): boolean => !again.has(op) || value === sumOf(op);
 
   // The value to read in the backward pass in place of one of the forward pass.
   const available = (value: Value | null): Value | null => {
@@ -109,8 +123,11 @@ export function recompute(graph: Graph, forwardOps: number, levels: RecomputeLev
 
   const copy = (op: Op): void => {
     copied.add(op);
-    const sum = op.op === 'rms_norm' ? op.out[2] : null;
-    const inputs = sum ? [available(sum), op.in[1]!, null] : op.in.map(available);
+    const sum = sumOf(op);
+    const residual = NORMS.get(op.op);
+    const inputs = sum
+      ? op.in.map((value, i) => (i === 0 ? available(sum) : i === residual ? null : value))
+      : op.in.map(available);
     const out = op.out.map((value) => {
       if (!value || value === sum) return null;
       const fresh = graph.value('arena', `${value.name} again`, value.dtype, value.shape);

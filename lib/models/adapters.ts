@@ -25,7 +25,7 @@ export function newAdapters(spec: ModelSpec, options: LoraOptions): Trainables {
 }
 
 /** The layers of an adapter that was read. ERR_BAD_ADAPTER if it does not fit the model. */
-export function adaptersOf(spec: ModelSpec, adapter: Adapter, dropout: number): Trainables {
+export function adaptersOf(spec: ModelSpec, adapter: Adapter, dropout: number, options: { vision?: boolean } = {}): Trainables {
   const linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
   checkAdapterFits(
     adapter,
@@ -40,6 +40,7 @@ export function adaptersOf(spec: ModelSpec, adapter: Adapter, dropout: number): 
       scale: adapter.tensors.get(name)!.scale,
     })),
     dropout,
+    options,
   );
 }
 

@@ -4,6 +4,7 @@ import { embedding } from '../ops/embedding.js';
 import { type LinearOperands, linear } from '../ops/linear.js';
 import { qkNormRope, ropeTable } from '../ops/qk_norm_rope.js';
 import { rmsNorm } from '../ops/rms_norm.js';
+import { scatterRows } from '../ops/scatter_rows.js';
 import { swiglu } from '../ops/swiglu.js';
 import type { ForwardInputs, LinearSpec, TensorSpec, TextShape, WeightLookup } from './family.js';
 
@@ -36,7 +37,12 @@ export function decoderLinears(text: TextShape, { prefix }: DecoderOptions): Lin
 export function decoderTensors(text: TextShape, { prefix, qkNorm }: DecoderOptions): TensorSpec[] {
   const specs: TensorSpec[] = [];
   const add = (name: string, ...shape: number[]) => specs.push({ name: `${prefix}.${name}`, shape, part: 'language' });
-  add('embed_tokens.weight', text.vocabSize, text.hiddenSize);
+  specs.push({
+    name: `${prefix}.embed_tokens.weight`,
+    shape: [text.vocabSize, text.hiddenSize],
+    part: 'language',
+    isEmbedding: true,
+  });
   for (let layer = 0; layer < text.layers; layer++) {
     add(`layers.${layer}.input_layernorm.weight`, text.hiddenSize);
     add(`layers.${layer}.post_attention_layernorm.weight`, text.hiddenSize);
@@ -64,6 +70,8 @@ export function decoder<T extends Shaped>(
 
   // `delta` is what the last block adds to the residual stream; the next norm adds it in its own pass.
   let delta = embedding(b, inputs.ids, norm('embed_tokens'), inputs.dtype);
+  const { media } = inputs;
+  if (media) delta = scatterRows(b, delta, media.rows, media.embeddings);
   let residual: T | null = null;
   const nextNorm = (name: string): T => {
     const { y, sum } = rmsNorm(b, delta, norm(name), text.rmsNormEps, residual);
@@ -84,6 +92,8 @@ export function decoder<T extends Shaped>(
     const gate = linear(b, z, layerLinear(layer, 'mlp.gate_proj')).y;
     const up = linear(b, z, layerLinear(layer, 'mlp.up_proj')).y;
     delta = linear(b, swiglu(b, gate, up), layerLinear(layer, 'mlp.down_proj')).y;
+    const more = media?.deepstack[layer];
+    if (more) delta = scatterRows(b, delta, media.rows, more, { accumulate: true });
   }
   return nextNorm('norm');
 }

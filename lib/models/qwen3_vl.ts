@@ -1,14 +1,20 @@
-/**
- * Qwen3-VL (dense), as in transformers' `modeling_qwen3_vl.py`. The language model runs; of the vision tower the shapes are
- * known, so that checkpoints are checked whole and adapters may name its layers.
- */
+/** Qwen3-VL (dense), as in transformers' `modeling_qwen3_vl.py`: config, tensors and language model. `qwen3_vl_vision.ts` is its tower. */
 import type { Builder, Shaped } from '../ops/builder.js';
 import { ConfigReader } from './config_reader.js';
 import { type DecoderOptions, decoder, decoderLinears, decoderTensors } from './decoder.js';
-import type { Family, ForwardInputs, LinearSpec, ModelSpec, TensorSpec, TextShape, WeightLookup } from './family.js';
+import type {
+  Family,
+  ForwardInputs,
+  LinearSpec,
+  ModelSpec,
+  TextShape,
+  VisionFeatures,
+  VisionInputs,
+  WeightLookup,
+} from './family.js';
+import { visionParts, visionShape, visionTower } from './qwen3_vl_vision.js';
 
 const DECODER: DecoderOptions = { prefix: 'model.language_model', qkNorm: true };
-const VISION = 'model.visual';
 
 function textShape(root: ConfigReader): TextShape {
   const text = root.section('text_config');
@@ -46,56 +52,15 @@ function textShape(root: ConfigReader): TextShape {
   };
 }
 
-function visionParts(root: ConfigReader): { linears: LinearSpec[]; tensors: TensorSpec[] } {
-  const config = root.section('vision_config');
-  const hidden = config.integer('hidden_size', 1, 1 << 16);
-  const mlp = config.integer('intermediate_size', 1, 1 << 18);
-  const depth = config.integer('depth', 1, 1024);
-  const patch = config.integer('patch_size', 1, 256, 16);
-  const temporal = config.integer('temporal_patch_size', 1, 16, 2);
-  const merged = hidden * config.integer('spatial_merge_size', 1, 16, 2) ** 2;
-  const out = config.integer('out_hidden_size', 1, 1 << 20);
-  const deepstack = config.integers('deepstack_visual_indexes', 0, depth - 1);
-
-  const linears: LinearSpec[] = [];
-  const tensors: TensorSpec[] = [];
-  const linear = (name: string, width: number, outputs: number) =>
-    linears.push({ name: `${VISION}.${name}`, in: width, out: outputs, bias: true, part: 'vision' });
-  const tensor = (name: string, ...shape: number[]) => tensors.push({ name: `${VISION}.${name}`, shape, part: 'vision' });
-  const layerNorm = (name: string, width: number) => {
-    tensor(`${name}.weight`, width);
-    tensor(`${name}.bias`, width);
-  };
-  const merger = (name: string, normWidth: number) => {
-    layerNorm(`${name}.norm`, normWidth);
-    linear(`${name}.linear_fc1`, merged, merged);
-    linear(`${name}.linear_fc2`, merged, out);
-  };
-
-  tensor('patch_embed.proj.weight', hidden, config.integer('in_channels', 1, 64, 3), temporal, patch, patch);
-  tensor('patch_embed.proj.bias', hidden);
-  tensor('pos_embed.weight', config.integer('num_position_embeddings', 1, 1 << 20, 2304), hidden);
-  for (let block = 0; block < depth; block++) {
-    layerNorm(`blocks.${block}.norm1`, hidden);
-    layerNorm(`blocks.${block}.norm2`, hidden);
-    linear(`blocks.${block}.attn.qkv`, hidden, 3 * hidden);
-    linear(`blocks.${block}.attn.proj`, hidden, hidden);
-    linear(`blocks.${block}.mlp.linear_fc1`, hidden, mlp);
-    linear(`blocks.${block}.mlp.linear_fc2`, mlp, hidden);
-  }
-  merger('merger', hidden);
-  deepstack.forEach((_, i) => {
-    merger(`deepstack_merger_list.${i}`, merged);
-  });
-  return { linears, tensors };
-}
-
 export const QWEN3_VL: Family = {
   modelType: 'qwen3_vl',
   describe(config, file): ModelSpec {
     const root = new ConfigReader(config, file);
     const text = textShape(root);
-    const vision = visionParts(root);
+    const shape = visionShape(root);
+    if (shape.outSize !== text.hiddenSize)
+      root.section('vision_config').fail('out_hidden_size', `text_config.hidden_size, ${text.hiddenSize}`, shape.outSize);
+    const vision = visionParts(shape);
     const embedding = `${DECODER.prefix}.embed_tokens.weight`;
     const head: LinearSpec = { name: 'lm_head', in: text.hiddenSize, out: text.vocabSize, bias: false, part: 'head' };
     return {
@@ -105,6 +70,12 @@ export const QWEN3_VL: Family = {
       tensors: [...vision.tensors, ...decoderTensors(text, DECODER)],
       embedding,
       head: text.tiedHead ? embedding : 'lm_head.weight',
+      vision: {
+        shape,
+        forward<T extends Shaped>(b: Builder<T>, weights: WeightLookup<T>, inputs: VisionInputs<T>): VisionFeatures<T> {
+          return visionTower(b, weights, inputs, shape);
+        },
+      },
       forward<T extends Shaped>(b: Builder<T>, weights: WeightLookup<T>, inputs: ForwardInputs<T>): T {
         return decoder(b, weights, inputs, text, DECODER);
       },

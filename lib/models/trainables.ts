@@ -31,13 +31,20 @@ export class Trainables {
     return new Trainables('none', new ParameterLayout([]), new Map(), 0);
   }
 
-  /** Adapters: `ranks` names each layer that has one. Vision layers have parameters, which text leaves as they are. */
-  static lora(modules: readonly { spec: LinearSpec; rank: number; scale: number }[], dropout: number): Trainables {
+  /**
+   * Adapters on each of `modules`. Those of the vision tower are parameters with `vision`; else they stay as they are, for text
+   * does not reach them.
+   */
+  static lora(
+    modules: readonly { spec: LinearSpec; rank: number; scale: number }[],
+    dropout: number,
+    { vision = false }: { vision?: boolean } = {},
+  ): Trainables {
     const lora = new Map(modules.map((module, site) => [module.spec.name, { ...module, site }]));
     const requests = [...lora.values()].flatMap(({ spec, rank }): ParameterRequest[] => {
       if (spec.part === 'head')
         throw new VltuneError('ERR_UNSUPPORTED', `target_modules: an adapter on the output head (${spec.name}) is not supported`);
-      if (spec.part === 'vision') return [];
+      if (spec.part === 'vision' && !vision) return [];
       return [
         { name: loraName(spec.name, 'A'), shape: [rank, spec.in], decays: true, isEmbedding: false },
         { name: loraName(spec.name, 'B'), shape: [spec.out, rank], decays: true, isEmbedding: false },
@@ -46,19 +53,20 @@ export class Trainables {
     return new Trainables('lora', new ParameterLayout(requests), lora, dropout);
   }
 
-  /** Every parameter of the language model and its head; the vision tower stays as it is. */
-  static full(model: ModelSpec): Trainables {
+  /** Every parameter of the language model and its head; with `vision` of the tower too, which else stays as it is. */
+  static full(model: ModelSpec, { vision = false }: { vision?: boolean } = {}): Trainables {
+    const isTrained = (part: LinearSpec['part']) => part === 'language' || (part === 'vision' && vision);
     const linears = model.linears.filter(
-      (spec) => spec.part === 'language' || (spec.part === 'head' && model.head !== model.embedding),
+      (spec) => isTrained(spec.part) || (spec.part === 'head' && model.head !== model.embedding),
     );
     const requests: ParameterRequest[] = [
       ...model.tensors
-        .filter((tensor) => tensor.part === 'language')
+        .filter((tensor) => isTrained(tensor.part))
         .map((tensor) => ({
           name: tensor.name,
-          shape: tensor.shape,
+          shape: tensor.view ?? tensor.shape,
           decays: tensor.shape.length > 1,
-          isEmbedding: tensor.name === model.embedding,
+          isEmbedding: tensor.isEmbedding ?? false,
         })),
       ...linears.flatMap((spec) => [
         { name: `${spec.name}.weight`, shape: [spec.out, spec.in], decays: true, isEmbedding: false },

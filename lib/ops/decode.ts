@@ -89,3 +89,65 @@ export function attentionOne<T extends Shaped>(
     { ...attentionAttrs(options), eps },
   )[0]!;
 }
+
+/** A decoder layer of one token: the operands of its norms, its linear layers and its attention. */
+export interface LayerOne<T> {
+  readonly inputNorm: T;
+  readonly q: LinearOperands<T>;
+  readonly k: LinearOperands<T>;
+  readonly v: LinearOperands<T>;
+  /** [headDim], if heads are normed. */
+  readonly qNorm: T | null;
+  readonly kNorm: T | null;
+  readonly o: LinearOperands<T>;
+  readonly postNorm: T;
+  readonly gate: LinearOperands<T>;
+  readonly up: LinearOperands<T>;
+  readonly down: LinearOperands<T>;
+  readonly cache: { readonly k: Into<T>; readonly v: Into<T> };
+}
+
+export interface LayersOne<T> {
+  /** D [1, d]: what is added to the residual stream first, or where there is none yet, the stream. */
+  readonly x: T;
+  readonly residual: T | null;
+  readonly rope: RopeTable<T>;
+  /** i32 [1] */
+  readonly past: T;
+  /** One at least; all adapters have one scale, and drop nothing. */
+  readonly layers: readonly LayerOne<T>[];
+}
+
+/** Decoder layers of one token, one after the other: what the last adds to the residual stream, and the stream before that. */
+export function layersOne<T extends Shaped>(
+  b: Builder<T>,
+  { x, residual, rope, past, layers }: LayersOne<T>,
+  options: AttentionOptions & { readonly eps: number },
+  into: { readonly y?: T | null; readonly sum?: T | null } = {},
+): { y: T; sum: T } {
+  const { headDim, eps } = options;
+  const dtype = activationDType('layers_one', 'x', x);
+  const [, d] = dimsOf('layers_one', 'x', x, 2);
+  expectShape('layers_one', 'x', x, [1, d!]);
+  if (residual) expectShape('layers_one', 'residual', residual, [1, d!]);
+  for (const table of [rope.cos, rope.sin]) expectShape('layers_one', 'rope', table, [1, headDim / 2]);
+  expectDType('layers_one', 'past', past, 'i32');
+  if (layers.length === 0) throw new VltuneError('ERR_USAGE', 'layers_one: no layer');
+  const linears = layers.flatMap(({ q, k, v, o, gate, up, down }) => [q, k, v, o, gate, up, down]);
+  const scales = new Set(linears.flatMap(({ lora }) => (lora ? [lora.scale] : [])));
+  if (scales.size > 1) throw new VltuneError('ERR_USAGE', 'layers_one: the adapters have different scales');
+  const linear = ({ weight, bias, lora }: LinearOperands<T>) => [weight, bias ?? null, lora?.a ?? null, lora?.b ?? null];
+  const operands = layers.flatMap(({ inputNorm, q, k, v, qNorm, kNorm, o, postNorm, gate, up, down }) => [
+    ...[inputNorm, ...linear(q), ...linear(k), ...linear(v), qNorm, kNorm, ...linear(o)],
+    ...[postNorm, ...linear(gate), ...linear(up), ...linear(down)],
+  ]);
+  const place = (value: T | null | undefined, name: string) => (value ? { into: value } : { name, dtype, shape: x.shape });
+  const { scale, ...heads } = attentionAttrs(options);
+  const [y, sum] = b.emit(
+    'layers_one',
+    [x, residual, rope.cos, rope.sin, past, ...operands],
+    [place(into.y, 'layers'), place(into.sum, 'residual'), ...layers.flatMap(({ cache }) => [cache.k, cache.v])],
+    { ...heads, scale: scale!, layers: layers.length, eps, lora_scale: [...scales][0] ?? 1 },
+  );
+  return { y: y!, sum: sum! };
+}

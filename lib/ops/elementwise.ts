@@ -1,5 +1,6 @@
 /** Small movers of data. Contract: `native/ops/elementwise.h`. */
 import type { GradientRule } from '../graph/gradient.js';
+import type { Dim } from '../native.js';
 import {
   activationDType,
   type Builder,
@@ -23,6 +24,11 @@ export function cast<T extends Shaped>(b: Builder<T>, x: T, output: OutputSpec |
   return b.emit('cast', [x], [output])[0]!;
 }
 
+/** The same elements in the same order under another shape of as many. */
+export function reshape<T extends Shaped>(b: Builder<T>, x: T, shape: readonly Dim[]): T {
+  return cast(b, x, { name: 'reshaped', dtype: activationDType('reshape', 'x', x), shape });
+}
+
 /** Sets every element of an f32 tensor. */
 export function fill<T extends Shaped>(b: Builder<T>, y: Into<T>, value: number): void {
   b.emit('fill', [], [y], { value });
@@ -40,4 +46,10 @@ export function selectRows<T extends Shaped>(b: Builder<T>, x: T, rows: T): T {
 export const addGradient: GradientRule = (g, op) => {
   const dy = g.gradientOf(op.out[0]);
   if (dy) for (const value of op.in) if (g.wants(value)) g.contribute(value, dy, true);
+};
+
+export const castGradient: GradientRule = (g, op) => {
+  const [x] = op.in;
+  const dy = g.gradientOf(op.out[0]);
+  if (dy && g.wants(x)) g.contribute(x, cast(g, dy, { name: 'dcast', dtype: x.dtype, shape: x.shape }));
 };

@@ -41,9 +41,12 @@ export {
 } from './attention.js';
 export type { ActivationDType, Attrs, Builder, Into, OutputSpec, Shaped } from './builder.js';
 export { type AttentionOne, attentionOne, type LinearsOne, linearsOne, MOST_LINEARS } from './decode.js';
-export { add, cast, fill, selectRows } from './elementwise.js';
+export { add, cast, fill, reshape, selectRows } from './elementwise.js';
 export { embedding, embeddingBackward } from './embedding.js';
+export { type Bags, embeddingBag, embeddingBagBackward } from './embedding_bag.js';
+export { type GeluOptions, gelu, geluBackward } from './gelu.js';
 export { GRADIENT_RULES } from './gradients.js';
+export { type LayerNorm, type LayerNormWeights, layerNorm, layerNormBackward } from './layer_norm.js';
 export {
   type Linear,
   type LinearGradients,
@@ -56,7 +59,9 @@ export {
 export { type CrossEntropyOperands, IGNORE_INDEX, linearCrossEntropy } from './linear_cross_entropy.js';
 export { NF4_BLOCK, NF4_NESTED_BLOCK, nf4Dequantize, nf4Quantize, nf4QuantizeAbsmax } from './nf4.js';
 export { type QkNormRope, qkNormRope, qkNormRopeBackward, type RopeOptions, type RopeTable, ropeTable } from './qk_norm_rope.js';
+export { type Qkv, qkvRope, qkvRopeBackward } from './qkv_rope.js';
 export { type RmsNorm, rmsNorm, rmsNormBackward } from './rms_norm.js';
 export { MOST_CANDIDATES, type SampleOperands, type SampleState, sampleToken } from './sample.js';
+export { type ScatterOptions, scatterRows } from './scatter_rows.js';
 export { swiglu, swigluBackward } from './swiglu.js';
 export { Eager, Tensor, type TypedArray } from './tensor.js';

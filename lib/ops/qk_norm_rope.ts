@@ -21,6 +21,8 @@ export interface RopeOptions {
   readonly sections: readonly [number, number, number];
   /** Qwen3-VL deals the frequencies to the axes in turn; Qwen2-VL gives each axis a run of them. */
   readonly interleaved: boolean;
+  /** The vision towers: each axis turns with all the frequencies that its section has room for. */
+  readonly axial?: boolean;
 }
 
 export interface RopeTable<T> {
@@ -45,7 +47,14 @@ export function ropeTable<T extends Shaped>(b: Builder<T>, positions: T, options
       { name: 'cos', dtype: 'f32', shape: [n!, half] },
       { name: 'sin', dtype: 'f32', shape: [n!, half] },
     ],
-    { theta: options.theta, section_t: t, section_h: h, section_w: w, interleaved: bool(options.interleaved) },
+    {
+      theta: options.theta,
+      section_t: t,
+      section_h: h,
+      section_w: w,
+      interleaved: bool(options.interleaved),
+      axial: bool(options.axial ?? false),
+    },
   );
   return { cos: cos!, sin: sin! };
 }

@@ -3,7 +3,8 @@
  * A default is the seed recipe's value where that recipe has one (batch 2, accumulation 4, warm-up 5, one epoch, learning rate
  * 2e-5, adamw_8bit, weight decay 0.01, seed 3407, length 2048, 4 bits), else that of transformers, TRL or PEFT.
  */
-import { type DeviceOption, deviceOption, trainingDType } from '../device.js';
+import { type DeviceOption, deviceOption } from '../device.js';
+import { COMPUTE_DTYPES, type ComputeDType, dtypeFault, trainingDType } from '../dtype.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
 
 export type LrSchedulerType = 'linear' | 'cosine' | 'constant' | 'constant_with_warmup';
@@ -65,7 +66,7 @@ export interface TrainArgs {
 
   /** NF4 with double quantisation for the frozen linear layers. */
   readonly loadIn4bit: boolean;
-  readonly dtype: 'float32' | 'bfloat16';
+  readonly dtype: ComputeDType;
   readonly device: DeviceOption;
   readonly gradientCheckpointing: boolean;
   /** Bytes that the plan must fit in; undefined: no limit, with CUDA what the card has free. */
@@ -118,8 +119,8 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
   dtype: {
     kind: 'choice',
     value: 'TYPE',
-    choices: ['float32', 'bfloat16'],
-    defaultText: 'bfloat16 on a GPU that computes in it, else float32',
+    choices: COMPUTE_DTYPES,
+    defaultText: 'on a GPU bfloat16, or float16 where it has none; else float32',
     group: MODEL,
     help: 'Type of activations and of weights that are not quantised',
   },
@@ -448,10 +449,13 @@ function applyRules(
   }
   if (on('evalSteps') && !on('evalDataset'))
     errors.push(`${name('evalSteps')}: expected ${name('evalDataset')} with it, got none`);
+  const device = values.device as DeviceOption | undefined;
+  const fault = dtypeFault(values.dtype, device);
+  if (fault) errors.push(`${name('dtype')}: ${fault}`);
 
   return {
     loadIn4bit: values.fullFinetuning === true ? false : values.loadIn4bit,
-    dtype: values.dtype ?? trainingDType(values.device as DeviceOption | undefined),
+    dtype: values.dtype ?? trainingDType(device),
     warmupSteps: on('warmupRatio') && !on('warmupSteps') ? 0 : values.warmupSteps,
     warmupRatio: on('warmupSteps') ? 0 : values.warmupRatio,
     assistantOnlyLoss: values.textFormat === 'plain' ? false : values.assistantOnlyLoss,

@@ -5,6 +5,7 @@ import { type PrepareProgress, prepareDataset, type TokenDataset } from '../data
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { openDevice, plannedDevice } from '../device.js';
+import { ACTIVATIONS } from '../dtype.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf, newAdapters } from '../models/adapters.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
@@ -124,7 +125,7 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
     const totalSteps = totalUpdates(args, batches.updatesPerEpoch);
     const limits = largest(batches.limits(totalSteps / batches.updatesPerEpoch), evalBatches?.limits(1));
 
-    const dtype = args.dtype === 'float32' ? 'f32' : 'bf16';
+    const dtype = ACTIVATIONS[args.dtype];
     const { embedding, head } = model.spec;
     if (args.embeddingOnHost && embedding === head) {
       throw new VltuneError(

@@ -9,9 +9,21 @@ import { IoBuffers } from '../graph/io.js';
 import { align, type Plan, planMemory } from '../graph/planner.js';
 import { type Place, Program } from '../graph/program.js';
 import { blockStarts, levelsAt, type RecomputeLevel, recompute } from '../graph/recompute.js';
-import type { ModelSpec } from '../models/family.js';
+import type { MediaInputs, ModelSpec, VisionSpec } from '../models/family.js';
 import { GraphWeights } from '../models/graph_weights.js';
 import type { Trainables } from '../models/trainables.js';
+import type { EncodedFeatures } from '../models/vision_encoder.js';
+import type { Grid } from '../models/vision_inputs.js';
+import {
+  featureDims,
+  featureName,
+  featureValues,
+  mediaRows,
+  type VisionLimits,
+  visionDims,
+  visionInputs,
+  writeVisionInputs,
+} from '../models/vision_io.js';
 import type { WeightStore } from '../models/weight_store.js';
 import { addon, type Device, type Storage } from '../native.js';
 import { adamw, gradNorm, SEGMENT_COLUMNS } from '../ops/adamw.js';
@@ -20,6 +32,7 @@ import type { ActivationDType } from '../ops/builder.js';
 import { fill } from '../ops/elementwise.js';
 import { GRADIENT_RULES } from '../ops/gradients.js';
 import { IGNORE_INDEX, linearCrossEntropy } from '../ops/linear_cross_entropy.js';
+import { LossScale } from './loss_scale.js';
 import type { OptimizerHyper, OptimizerLayout } from './optimizer.js';
 
 export interface StepOptions {
@@ -30,11 +43,21 @@ export interface StepOptions {
   readonly maxSequences: number;
   /** Most tokens of a micro-batch that have a target. Default: all of them. */
   readonly maxTargets?: number;
+  /** Pictures and videos among the text. Absent: none, and the vision tower is not touched. */
+  readonly media?: MediaOptions;
   readonly maxGradNorm: number;
   /** What everything may take together; recomputation is chosen to fit. Absent: nothing is recomputed. */
   readonly memoryLimit?: MemoryLimit;
   /** Recompute all but the residual stream, whatever the limit. */
   readonly gradientCheckpointing: boolean;
+}
+
+export interface MediaOptions extends VisionLimits {
+  /**
+   * `patches`: the tower is part of the step, and what of it is trained gets its gradients. `features`: a batch brings what a
+   * `VisionEncoder` made of its pictures.
+   */
+  readonly from: 'patches' | 'features';
 }
 
 export interface MemoryLimit {
@@ -54,6 +77,19 @@ export interface MicroBatch {
   readonly positions: Int32Array;
   /** Where each sequence begins, and at last n. */
   readonly bounds: Int32Array;
+  /** Absent: text alone. */
+  readonly media?: MediaBatch | undefined;
+}
+
+/** The pictures and videos of a micro-batch, in the order of its tokens. */
+export interface MediaBatch {
+  /** Ascending: the token that each feature stands for, one for each merge × merge patches. */
+  readonly rows: Int32Array;
+  readonly grids: readonly Grid[];
+  /** f32 [patches, patchWidth], where the step reads patches. */
+  readonly patches?: Float32Array | undefined;
+  /** Where the step reads features. */
+  readonly features?: EncodedFeatures | undefined;
 }
 
 /** Bytes by kind, known before anything is allocated. */
@@ -82,7 +118,7 @@ export interface MemoryPlan {
 interface Built {
   readonly graph: Graph;
   readonly plan: Plan;
-  /** Of the forward pass: what recomputation is chosen by. */
+  /** Of a training pass: what recomputation is chosen by. */
   readonly blocks: number;
 }
 
@@ -98,6 +134,8 @@ interface Candidate {
 
 export class TrainingStep {
   readonly memory: MemoryPlan;
+  /** What losses are scaled by beside what a caller says: in f16 alone. */
+  readonly scaler: LossScale | undefined;
   readonly #spec: ModelSpec;
   readonly #frozen: WeightStore;
   readonly #trainables: Trainables;
@@ -117,6 +155,7 @@ export class TrainingStep {
     this.#trainables = trainables;
     this.#optimizer = optimizer;
     this.#options = options;
+    this.scaler = options.dtype === 'f16' ? new LossScale() : undefined;
     this.#evaluate = this.#buildPass('evaluate', 0);
     this.#update = this.#buildUpdate();
 
@@ -166,32 +205,37 @@ export class TrainingStep {
     dropoutKey: readonly [number, number],
     signal?: AbortSignal,
   ): Promise<void> {
-    const targets = this.#writeBatch(batch, lossScale);
+    const lengths = this.#writeBatch(batch, lossScale * this.#gradScale);
     this.#io.write('rng', Int32Array.from(dropoutKey));
     this.#io.flush();
-    await this.#compiled().train.run(lengths(batch, targets), signal);
+    await this.#compiled().train.run(lengths, signal);
   }
 
   /** The summed loss of a batch, times `lossScale`. Call it between updates: it uses the same accumulator. */
   async evaluate(batch: MicroBatch, lossScale: number, signal?: AbortSignal): Promise<number> {
-    const targets = this.#writeBatch(batch, lossScale);
+    const lengths = this.#writeBatch(batch, lossScale);
     this.#io.write('loss', new Float32Array(1));
     this.#io.flush();
-    await this.#compiled().evaluate.run(lengths(batch, targets), signal);
+    await this.#compiled().evaluate.run(lengths, signal);
     const loss = this.#io.read('loss', new Float32Array(1))[0]!;
     this.#io.write('loss', new Float32Array(1));
     return loss;
   }
 
-  /** Clips, updates every parameter, clears the gradients. Returns what accumulated since the last update. */
+  /**
+   * Clips, updates every parameter, clears the gradients. Returns what accumulated since the last update. Where the gradient's norm is
+   * not finite nothing is updated; in f16 the loss scale then moves.
+   */
   async update(hyper: OptimizerHyper): Promise<{ loss: number; gradNorm: number }> {
     const { learningRate, beta1, beta2, epsilon, weightDecay, step } = hyper;
     this.#io.write('hyper', Float32Array.of(learningRate, beta1, beta2, epsilon, weightDecay, step, 0, 0));
+    if (this.scaler) this.#io.write('grad_scale', Float32Array.of(this.#gradScale));
     this.#io.flush();
     await this.#compiled().update.run({});
-    const loss = this.#io.read('loss', new Float32Array(1))[0]!;
+    const loss = this.#io.read('loss', new Float32Array(1))[0]! / this.#gradScale;
     const gradNormValue = this.#io.read('grad_norm', new Float32Array(1))[0]!;
     this.#io.write('loss', new Float32Array(1));
+    this.scaler?.record(gradNormValue);
     return { loss, gradNorm: gradNormValue };
   }
 
@@ -202,7 +246,7 @@ export class TrainingStep {
 
   /** A parameter's gradient as accumulated since the last update. */
   readGradient(name: string): Float32Array {
-    return this.#readFlat(name, this.#allocated().grads);
+    return this.#readFlat(name, this.#allocated().grads).map((value) => value / this.#gradScale);
   }
 
   /** Fills `into` with a parameter's numbers from element `from` of it. */
@@ -274,16 +318,22 @@ export class TrainingStep {
     );
   }
 
+  /** What losses, and so gradients, are multiplied by until the next update: a power of two. */
+  get #gradScale(): number {
+    return this.scaler?.state.scale ?? 1;
+  }
+
   // ---- Programs
 
   /** The least recomputation that fits the limit. ERR_OUT_OF_MEMORY if none does. */
   #choose(): Candidate {
     const { gradientCheckpointing, device } = this.#options;
     const memoryLimit = this.#options.memoryLimit?.bytes ?? Number.POSITIVE_INFINITY;
-    const { blocks } = this.#evaluate;
+    const unchanged = this.#candidate(0);
+    const { blocks } = unchanged.train;
     const most = (device === 'cpu' ? 2 : 3) * blocks;
     let below = gradientCheckpointing ? 2 * blocks : 0;
-    const least = this.#candidate(below);
+    const least = below === 0 ? unchanged : this.#candidate(below);
     if (least.memory.total <= memoryLimit) return least;
     // Memory falls with the setting: the first that fits lies between one that does not and one that does.
     let [at, fits] = [most, this.#checked(this.#candidate(most), most)];
@@ -344,7 +394,12 @@ export class TrainingStep {
   #buildPass(mode: 'train' | 'evaluate', setting: number, tokens: number = this.#options.maxTokens): Built {
     const { dtype, device, maxSequences, maxTargets = tokens } = this.#options;
     const text = this.#spec.text;
-    const graph = new Graph({ tokens, bounds: maxSequences + 1, targets: Math.min(maxTargets, tokens) });
+    const graph = new Graph({
+      tokens,
+      bounds: maxSequences + 1,
+      targets: Math.min(maxTargets, tokens),
+      ...this.#mediaDims(),
+    });
     const input = (name: string, ioDtype: 'i32' | 'f32', ...shape: (number | string)[]) =>
       graph.value('io', name, ioDtype, shape);
     const bounds = input('bounds', 'i32', 'bounds');
@@ -355,6 +410,7 @@ export class TrainingStep {
       positions: input('positions', 'i32', 3, 'tokens'),
       dtype,
       attend: (_layer, q, k, v) => attention(graph, q, k, v, bounds, heads).o,
+      media: this.#media(graph, weights),
     });
     linearCrossEntropy(
       graph,
@@ -367,7 +423,7 @@ export class TrainingStep {
       },
       { into: input('loss', 'f32', 1) },
     );
-    const blocks = blockStarts(graph.ops).length;
+    let blocks = 0;
     if (mode === 'train') {
       const forwardOps = graph.ops.length;
       const gradients = new Map<Value, Value>();
@@ -375,9 +431,32 @@ export class TrainingStep {
         if (value.kind === 'param') gradients.set(value, graph.value('grad', name, 'f32', value.shape));
       }
       differentiate(graph, gradients, GRADIENT_RULES);
+      blocks = blockStarts(graph.ops.slice(0, forwardOps), graph.ops.slice(forwardOps)).length;
       recompute(graph, forwardOps, levelsAt(setting, blocks));
     }
     return { graph, plan: planMemory(graph, device), blocks };
+  }
+
+  #mediaDims(): Record<string, number> {
+    const { media } = this.#options;
+    if (!media) return {};
+    const { shape } = this.#vision();
+    return media.from === 'patches' ? visionDims(shape, media) : featureDims(shape, media.maxPatches);
+  }
+
+  /** Pictures as the language model reads them: out of the tower, or as a batch brings them. */
+  #media(graph: Graph, weights: GraphWeights): MediaInputs<Value> | undefined {
+    const { media, dtype } = this.#options;
+    if (!media) return undefined;
+    const vision = this.#vision();
+    const rows = mediaRows(graph);
+    if (media.from === 'features') return { rows, ...featureValues(graph, vision.shape, dtype) };
+    return { rows, ...vision.forward(graph, weights, visionInputs(graph, vision.shape, dtype)) };
+  }
+
+  #vision(): VisionSpec {
+    if (!this.#spec.vision) throw new VltuneError('ERR_UNSUPPORTED', `${this.#spec.modelType} models read no pictures`);
+    return this.#spec.vision;
   }
 
   #buildUpdate(): Built {
@@ -386,7 +465,14 @@ export class TrainingStep {
     const { arrays, segmentCount, variant } = this.#optimizer;
     const grads = graph.value('grad', 'flat', 'f32', [elements]);
     const clip = graph.value('io', 'clip', 'f32', [1]);
-    gradNorm(graph, grads, { into: graph.value('io', 'grad_norm', 'f32', [1]) }, { into: clip }, this.#options.maxGradNorm);
+    const scale = this.scaler ? graph.value('io', 'grad_scale', 'f32', [1]) : null;
+    gradNorm(
+      graph,
+      { grads, scale },
+      { into: graph.value('io', 'grad_norm', 'f32', [1]) },
+      { into: clip },
+      this.#options.maxGradNorm,
+    );
     const state = arrays.map((array) => graph.value('state', array.name, array.dtype, [array.elements]));
     adamw(
       graph,
@@ -469,8 +555,8 @@ export class TrainingStep {
     );
   }
 
-  /** Returns how many tokens have a target. */
-  #writeBatch(batch: MicroBatch, lossScale: number): number {
+  /** Returns the lengths of the named dimensions. */
+  #writeBatch(batch: MicroBatch, lossScale: number): Record<string, number> {
     this.#io.write('ids', batch.ids);
     this.#io.write('targets', batch.targets);
     this.#io.write('positions', batch.positions);
@@ -478,7 +564,35 @@ export class TrainingStep {
     this.#io.write('loss_scale', Float32Array.of(lossScale));
     const rows = rowsWithTarget(batch.targets);
     this.#io.write('rows', rows);
-    return rows.length;
+    return {
+      tokens: batch.ids.length,
+      bounds: batch.bounds.length,
+      targets: rows.length,
+      ...this.#writeMedia(batch.media),
+    };
+  }
+
+  #writeMedia(batch: MediaBatch | undefined): Record<string, number> {
+    const { media } = this.#options;
+    if (!media) {
+      if (batch && batch.rows.length > 0)
+        throw new VltuneError('ERR_INTERNAL', 'the training step is built for text, and was given pictures');
+      return {};
+    }
+    const { shape } = this.#vision();
+    const { rows, grids, patches, features } = batch ?? NO_MEDIA;
+    this.#io.write('media_rows', rows);
+    if (media.from === 'patches') {
+      if (!patches) throw new VltuneError('ERR_INTERNAL', 'the training step reads patches, and was given none');
+      const lengths = writeVisionInputs(this.#io, shape, { grids, patches });
+      if (rows.length !== lengths.features)
+        throw new VltuneError('ERR_SHAPE', `${rows.length} tokens stand for pictures that have ${lengths.features} features`);
+      return lengths;
+    }
+    features?.forEach((bytes, i) => {
+      this.#io.write(featureName(i), bytes);
+    });
+    return { features: rows.length };
   }
 
   #readFlat(name: string, storage: Storage): Float32Array {
@@ -505,9 +619,7 @@ export class TrainingStep {
   }
 }
 
-function lengths(batch: MicroBatch, targets: number): Record<string, number> {
-  return { tokens: batch.ids.length, bounds: batch.bounds.length, targets };
-}
+const NO_MEDIA: MediaBatch = { rows: new Int32Array(0), grids: [], patches: new Float32Array(0), features: [] };
 
 /** Bytes of what a program puts down in the host's memory. */
 function hostBytes({ values, dims }: Graph): number {

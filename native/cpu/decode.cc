@@ -13,9 +13,12 @@ namespace {
 
 struct Ops {
   static constexpr OpRun rms_norm = VLTUNE_ISA::rms_norm, linear = VLTUNE_ISA::linear, swiglu = VLTUNE_ISA::swiglu,
-                         qk_norm_rope = VLTUNE_ISA::qk_norm_rope, attention_cached = VLTUNE_ISA::attention_cached;
+                         qk_norm_rope = VLTUNE_ISA::qk_norm_rope, attention_cached = VLTUNE_ISA::attention_cached,
+                         linears_one = VLTUNE_ISA::linears_one, attention_one = VLTUNE_ISA::attention_one;
   static constexpr OpWorkspace linear_workspace = VLTUNE_ISA::linear_workspace,
-                               attention_cached_workspace = VLTUNE_ISA::attention_cached_workspace;
+                               attention_cached_workspace = VLTUNE_ISA::attention_cached_workspace,
+                               linears_one_workspace = VLTUNE_ISA::linears_one_workspace,
+                               attention_one_workspace = VLTUNE_ISA::attention_one_workspace;
 };
 
 }  // namespace
@@ -25,5 +28,8 @@ void linears_one(const OpCall& call) { parts::linears<Ops>(call, linears_of(call
 
 size_t attention_one_workspace(const OpCall& call) { return parts::attention<Ops>(call, false); }
 void attention_one(const OpCall& call) { parts::attention<Ops>(call, true); }
+
+size_t layers_one_workspace(const OpCall& call) { return parts::layers<Ops>(call, false); }
+void layers_one(const OpCall& call) { parts::layers<Ops>(call, true); }
 
 }  // namespace vltune::cpu::VLTUNE_ISA

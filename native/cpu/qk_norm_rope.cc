@@ -2,9 +2,10 @@
 
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/qk_norm_rope_checks.h"
 #include "dispatch.h"
 #include "partition.h"
+#include "rotate.h"
 #include "simd.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
@@ -46,18 +47,6 @@ void cos_sin(const float* angle, int64_t n, float* cos, float* sin) {
     return;
   }
   cos_sin_easy(angle, n, cos, sin);
-}
-
-// The gradient or value at j and j + h/2, rotated by the angle (sign +1) or back (sign -1).
-struct Pair { Vec low, high; };
-inline Pair rotate(Pair z, Vec cos, Vec sin) { return {fnma(z.high, sin, z.low * cos), fma(z.low, sin, z.high * cos)}; }
-inline Pair rotate_back(Pair y, Vec cos, Vec sin) { return {fma(y.high, sin, y.low * cos), fnma(y.low, sin, y.high * cos)}; }
-template <class T> inline Pair load_pair(const T* p, int64_t half, int count) {
-  return {load_part(p, count), load_part(p + half, count)};
-}
-template <class T> inline void store_pair(T* p, int64_t half, Pair a, int count) {
-  store_part(p, a.low, count);
-  store_part(p + half, a.high, count);
 }
 
 // The heads of a token are gone through together, some kTogether at a time, once for their sums and once for their results: a
@@ -131,40 +120,16 @@ void backward_head(const D* dy, const D* x, const W* weight, float rstd, const f
   });
 }
 
-struct Heads { int64_t n, heads, dim, half; };
-
-Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsActivation, {kAny, kAny});
-  const int64_t dim = call.attrs->integer("head_dim", 0);
-  VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
-               static_cast<long long>(dim));
-  VLTUNE_CHECK(x.dim(1) % dim == 0, "ERR_SHAPE", "%s: %s has %lld columns, expected a multiple of head_dim %lld", call.op, name,
-               static_cast<long long>(x.dim(1)), static_cast<long long>(dim));
-  return {x.dim(0), x.dim(1) / dim, dim, dim / 2};
-}
-
 }  // namespace
 
 void rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
-  check_operand(call, positions, "positions", kIsI32, {3, kAny});
-  const int64_t n = positions.dim(1);
-  check_operand(call, cos, "cos", kIsF32, {n, kAny});
-  const int64_t half = cos.dim(1);
-  check_operand(call, sin, "sin", kIsF32, {n, half});
-  const double theta = call.attrs->number("theta", 10000);
-  const int64_t section[3] = {call.attrs->integer("section_t", half), call.attrs->integer("section_h", 0),
-                              call.attrs->integer("section_w", 0)};
-  VLTUNE_CHECK(theta > 0, "ERR_ARGUMENT", "%s: theta is %g, expected a positive number", call.op, theta);
-  VLTUNE_CHECK(section[0] >= 0 && section[1] >= 0 && section[2] >= 0 && section[0] + section[1] + section[2] == half,
-               "ERR_ARGUMENT", "%s: sections %lld + %lld + %lld do not sum to head_dim/2 = %lld", call.op,
-               static_cast<long long>(section[0]), static_cast<long long>(section[1]), static_cast<long long>(section[2]),
-               static_cast<long long>(half));
-  const bool interleaved = call.attrs->flag("interleaved");
+  const RopeSections section = check_rope_table(call);
+  const int64_t n = positions.dim(1), half = cos.dim(1);
   auto axis = [&](int64_t j) -> int64_t {
-    if (!interleaved) return j < section[0] ? 0 : j < section[0] + section[1] ? 1 : 2;
-    if (j % 3 == 1 && j < 3 * section[1]) return 1;
-    if (j % 3 == 2 && j < 3 * section[2]) return 2;
+    if (!section.interleaved) return j < section.t ? 0 : j < section.t + section.h ? 1 : 2;
+    if (j % 3 == 1 && j < 3 * section.h) return 1;
+    if (j % 3 == 2 && j < 3 * section.w) return 2;
     return 0;
   };
   const int32_t* position = positions.as<int32_t>();
@@ -177,9 +142,7 @@ void rope_table(const OpCall& call) {
       float frequency[kColumns];
       int64_t row_of_axis[kColumns];
       for (int64_t j = 0; j < columns; ++j) {
-        // transformers: 1 / theta ** (arange(0, h, 2) / h), each step rounded to F32.
-        const float exponent = static_cast<float>(2 * (first + j)) / static_cast<float>(2 * half);
-        frequency[j] = 1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
+        frequency[j] = rope_frequency(section, first + j);
         row_of_axis[j] = axis(first + j) * n;
       }
       for (int64_t t = begin; t < end; ++t) {
@@ -193,16 +156,7 @@ void rope_table(const OpCall& call) {
 void qk_norm_rope(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &cos = input(call, 2), &sin = input(call, 3);
   const Tensor &y = output(call, 0), &rstd = output(call, 1);
-  const Heads shape = check_heads(call, x, "x");
-  check_operand(call, cos, "cos", kIsF32, {shape.n, shape.half});
-  check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {shape.n, x.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-  }
+  const Heads shape = check_qk_norm_rope(call);
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
@@ -231,20 +185,7 @@ size_t qk_norm_rope_backward_workspace(const OpCall& call) {
 void qk_norm_rope_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &x = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3), &cos = input(call, 4),
                &sin = input(call, 5), &dx = output(call, 0), &dweight = output(call, 1);
-  const Heads shape = check_heads(call, dy, "dy");
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, x, "x", dtype, {shape.n, dy.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-    check_absent(call, dweight, "dweight", "without weight");
-  }
-  check_operand(call, cos, "cos", kIsF32, {shape.n, shape.half});
-  check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
-  check_operand(call, dx, "dx", dtype, {shape.n, dy.dim(1)});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {shape.dim});
+  const Heads shape = check_qk_norm_rope_backward(call);
 
   float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;
   const int64_t range = partial ? row_range(shape.n) : row_grain(dy.dim(1));

@@ -2,23 +2,13 @@
 
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/rms_norm_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
 namespace {
-
-// sum(step(i, count)) over a row, in four independent sums so that additions overlap.
-template <class Step> inline float sum_row(int64_t n, Step&& step) {
-  Vec sums[4] = {zero(), zero(), zero(), zero()};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-    for (int k = 0; k < 4; ++k) sums[k] = sums[k] + step(i + k * kLanes, kLanes);
-  each_vector(n - i, [&](int64_t j, int count) { sums[0] = sums[0] + step(i + j, count); });
-  return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
 
 template <class D, class W>
 void forward_row(const D* x, const D* residual, const W* weight, float eps, int64_t d, D* sum, D* y, float* rstd) {
@@ -60,18 +50,8 @@ void backward_row(const D* dy, const D* s, const W* weight, float rstd, const D*
 void rms_norm(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &residual = input(call, 2);
   const Tensor &y = output(call, 0), &rstd = output(call, 1), &sum = output(call, 2);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
+  check_rms_norm(call);
   const int64_t n = x.dim(0), d = x.dim(1);
-  const unsigned dtype = dtype_bit(x.dtype);
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, y, "y", dtype, {n, d});
-  check_operand(call, rstd, "rstd", kIsF32, {n});
-  if (residual.present()) {
-    check_operand(call, residual, "residual", dtype, {n, d});
-    check_operand(call, sum, "sum", dtype, {n, d});
-  } else {
-    check_absent(call, sum, "sum", "without residual");
-  }
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
@@ -96,15 +76,8 @@ size_t rms_norm_backward_workspace(const OpCall& call) {
 void rms_norm_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &s = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3),
                &dsum = input(call, 4), &dx = output(call, 0), &dweight = output(call, 1);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_rms_norm_backward(call);
   const int64_t n = dy.dim(0), d = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, s, "s", dtype, {n, d});
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, rstd, "rstd", kIsF32, {n});
-  if (dsum.present()) check_operand(call, dsum, "dsum", dtype, {n, d});
-  check_operand(call, dx, "dx", dtype, {n, d});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {d});
 
   float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;
   const int64_t range = partial ? row_range(n) : row_grain(d);

@@ -15,6 +15,8 @@
 //   sigmoid_for(v, T{})                    the same where the result is to be rounded to T: for Bf16 within 2^-13
 //
 //   each_vector(n, step), load_part, store_part   loops over n elements of which the last vector may be short
+//   first_lanes_of(v, n)                          0 in the lanes past the first n
+//   sum_row(n, step)                              the sum of all lanes of step(i, count) over n elements
 //   convert(from, to, n)                          elements of one type to another
 //   prefetch(p, n)                                asks for elements that will be read soon
 //
@@ -369,6 +371,23 @@ template <class Step> inline void each_vector(int64_t n, Step&& step) {
 // Whole vectors by load and store, a last part by load_n and store_n; after inlining into each_vector there is no branch.
 template <class T> inline Vec load_part(const T* p, int n) { return n == kLanes ? load(p) : load_n(p, n); }
 template <class T> inline void store_part(T* p, Vec a, int n) { n == kLanes ? store(p, a) : store_n(p, a, n); }
+
+// The first n lanes of a; 0 in those past them.
+inline Vec first_lanes_of(Vec a, int n) {
+  float lanes[kLanes];
+  store(lanes, a);
+  return load_n(lanes, n);
+}
+
+// The sum over a row of n elements of what step(i, count) makes of them, in four independent sums so that additions overlap.
+template <class Step> inline float sum_row(int64_t n, Step&& step) {
+  Vec sums[4] = {zero(), zero(), zero(), zero()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int k = 0; k < 4; ++k) sums[k] = sums[k] + step(i + k * kLanes, kLanes);
+  each_vector(n - i, [&](int64_t j, int count) { sums[0] = sums[0] + step(i + j, count); });
+  return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
 
 // Asks for n elements that will be read soon; they need not be memory that may be read.
 template <class T> inline void prefetch(const T* p, int64_t n) {

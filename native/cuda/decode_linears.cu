@@ -11,9 +11,9 @@
 #include "../ops/linear.h"
 #include "../ops/rms_norm.h"
 #include "../ops/swiglu.h"
+#include "decode_codes.cuh"
 #include "decode_launch.cuh"
 #include "mma.cuh"
-#include "nf4.cuh"
 #include "sm90.cuh"
 #include "vector.cuh"
 
@@ -23,7 +23,6 @@ namespace {
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
 [[maybe_unused]] constexpr int kHeld = 2;             // pieces of the row that a warp keeps in registers
 constexpr int kTileRows = 16, kMostTiles = 16;
-constexpr int kTableBytes = 256 * kWarp * 4;
 constexpr int64_t kMostShared = 116 << 10;            // of a block, so that the next kernel's fits beside it
 constexpr int kLeastSlots = 3;                        // tiles on the way at once, for which a block takes more
 constexpr int kDownThreads = 256;
@@ -135,33 +134,6 @@ __device__ inline void read_row(const Job& job, const Lanes<8>& first, Bf16* to,
   __syncthreads();
 }
 
-__device__ inline void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
-__device__ inline void copy_row(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
-               "r"(bytes), "r"(barrier), "l"(sm90::kEvictFirst)
-               : "memory");
-}
-
-__device__ inline uint32_t shared_word(uint32_t at) {
-  uint32_t word;
-  asm("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(at));
-  return word;
-}
-__device__ inline uint2 shared_pair(uint32_t at) {
-  uint2 pair;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(at));
-  return pair;
-}
-
-// Two elements by each byte of a word.
-__device__ inline void look_up(uint32_t word, uint32_t lane_table, uint32_t (&to)[4]) {
-  to[0] = shared_word(((word << 7) & 0x7f80u) | lane_table);
-  to[1] = shared_word(((word >> 1) & 0x7f80u) | lane_table);
-  to[2] = shared_word(((word >> 9) & 0x7f80u) | lane_table);
-  to[3] = shared_word(((word >> 17) & 0x7f80u) | lane_table);
-}
-
 struct Tile {
   int layer, row;  // of the weight, the tile's first
 };
@@ -238,13 +210,7 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
     const int64_t at_block = static_cast<int64_t>(tile.row) * blocks / kNf4NestedBlock + i % static_cast<int>(at.nested_count);
     if (layer.nf4.nested_absmax && at_block * kNf4NestedBlock < static_cast<int64_t>(layer.out) * blocks) nested[i] = __ldg(layer.nf4.nested_absmax + at_block);
   }
-  for (int i = threadIdx.x; i < 512; i += kThreads) {  // half a row of the table
-    const int byte = i / 2;
-    const uint32_t word = pack_bf16(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
-    uint4* to = reinterpret_cast<uint4*>(memory + (at.table - start) + byte * (kWarp * 4) + i % 2 * 64);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) to[j] = make_uint4(word, word, word, word);
-  }
+  for (int i = threadIdx.x; i < kTableParts; i += kThreads) write_table(memory + (at.table - start), i);
   __syncthreads();
   sm90::barrier_wait(at.absmax_full(), 0);
   for (int i = 0; i < tiles; ++i) {
@@ -301,17 +267,10 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
     const float* high_scales = low_scales + 8 * at.scale_stride;
     float low_sum = 0, high_sum = 0;
     const auto multiply = [&](int block, const Factors& factors) {
-      const uint2 low_codes = shared_pair(low + block * (kNf4Block / 2)), high_codes = shared_pair(high + block * (kNf4Block / 2));
+      Codes codes;
+      codes.look_up(low + block * (kNf4Block / 2), high + block * (kNf4Block / 2), lane_table);
       float c[4] = {}, more[4] = {};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t a[4], b[4];
-        look_up(half ? low_codes.y : low_codes.x, lane_table, a);
-        look_up(half ? high_codes.y : high_codes.x, lane_table, b);
-        const uint32_t first[4] = {a[0], b[0], a[1], b[1]}, second[4] = {a[2], b[2], a[3], b[3]};
-        mma_bf16(c, first, factors.of[half].x, factors.of[half].y);
-        mma_bf16(more, second, factors.of[half].z, factors.of[half].w);
-      }
+      codes.multiply(factors.of, c, more);
       low_sum = fmaf(low_scales[block], c[0] + more[0], low_sum);  // all columns of c are alike
       high_sum = fmaf(high_scales[block], c[2] + more[2], high_sum);
     };
@@ -413,6 +372,7 @@ bool plan(const OpCall& call, const LinearsOne& f, Job* job) {
   if (!all_aligned(kVectorBytes, f.x.data, f.residual.data, f.norm.data, f.sum.data)) return false;
   for (int i = 0; i < f.count; ++i) {
     const LinearsOne::Layer& layer = f.layers[i];
+    if (layer.bias.present() && layer.bias.dtype == DType::F16) return false;
     if (layer.weight.dtype != DType::NF4 || !all_aligned(kVectorBytes, layer.weight.data) || layer.out > 1 << 24 || layer.rank > 1 << 12) return false;
   }
   *job = {};

@@ -13,6 +13,8 @@ enum class FaultKind : int32_t {
   Bound,       // attention: bounds[index] = value, expected ascending from 0 to limit
   CacheFull,   // attention_cached: past = value, expected at most limit
   Segment,     // adamw: segments[index] lies outside its arrays
+  BagId,       // embedding_bag: ids[index] = value, of all ids in order, expected 0..limit-1
+  Scatter,     // scatter_rows: rows[index] = value, expected 0..limit-1 and more than the one before
 };
 
 struct Fault {

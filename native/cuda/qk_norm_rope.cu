@@ -1,8 +1,7 @@
 #include "../ops/qk_norm_rope.h"
 
-#include <cmath>
-
-#include "../ops/check.h"
+#include "../ops/qk_norm_rope_checks.h"
+#include "rotate.cuh"
 #include "row_ranges.cuh"
 #include "vector.cuh"
 
@@ -16,9 +15,8 @@ constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 // Frequencies are found on the host, as the CPU finds them, and travel with the launch: this many at a time.
 constexpr int kFrequencies = 256, kTableThreads = 256, kTableRows = 8;
 struct Frequencies { float of[kFrequencies]; };
-struct Sections { int64_t t, h, w; bool interleaved; };
 
-__device__ inline int axis(int64_t j, const Sections& section) {
+__device__ inline int axis(int64_t j, const RopeSections& section) {
   if (!section.interleaved) return j < section.t ? 0 : j < section.t + section.h ? 1 : 2;
   if (j % 3 == 1 && j < 3 * section.h) return 1;
   if (j % 3 == 2 && j < 3 * section.w) return 2;
@@ -53,7 +51,7 @@ __device__ inline void cos_sin(float angle, float* cos, float* sin) {
 // Columns first..first+columns-1 of all rows.
 __global__ void __launch_bounds__(kTableThreads) table_columns(const int32_t* positions, int64_t n, int64_t half, int64_t first,
                                                                int columns, const __grid_constant__ Frequencies frequencies,
-                                                               const __grid_constant__ Sections section, float* cos, float* sin) {
+                                                               const __grid_constant__ RopeSections section, float* cos, float* sin) {
   const int64_t total = n * columns, step = static_cast<int64_t>(gridDim.x) * kTableThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kTableThreads + threadIdx.x; i < total; i += step) {
     const int64_t t = i / columns, j = i % columns;
@@ -64,29 +62,6 @@ __global__ void __launch_bounds__(kTableThreads) table_columns(const int32_t* po
 
 // ---- heads
 
-template <int N> struct Pair { Lanes<N> low, high; };
-template <class D, int N> struct PackedPair { Packed<D, N> low, high; };
-
-template <int N, Use kUse = Use::Again, class D> __device__ inline PackedPair<D, N> load_pair(const D* p, int half) {
-  return {load<N, kUse>(p), load<N, kUse>(p + half)};
-}
-template <class D, int N> __device__ inline Pair<N> unpack(const PackedPair<D, N>& packed) {
-  return {cuda::unpack(packed.low), cuda::unpack(packed.high)};
-}
-template <class D, int N> __device__ inline void store_pair(D* p, int half, const Pair<N>& a) {
-  store_lanes(p, a.low);
-  store_lanes(p + half, a.high);
-}
-// By the angle, or with sign -1 back.
-template <int kSign, int N> __device__ inline Pair<N> rotate(const Pair<N>& z, const Lanes<N>& cos, const Lanes<N>& sin) {
-  Pair<N> y;
-#pragma unroll
-  for (int k = 0; k < N; ++k) {
-    y.low[k] = fmaf(-kSign * z.high[k], sin[k], z.low[k] * cos[k]);
-    y.high[k] = fmaf(kSign * z.low[k], sin[k], z.high[k] * cos[k]);
-  }
-  return y;
-}
 // Ones without a weight.
 template <int N> __device__ inline Pair<N> load_weight(const void* weight, bool is_bf16, int j, int half) {
   if (!weight) {
@@ -343,47 +318,19 @@ template <class Body> void with_heads(int groups, int heads, Body&& body) {
   else body(std::integral_constant<int, 1>{});
 }
 
-struct Heads { int64_t n, heads, dim, half; };
-
-Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsActivation, {kAny, kAny});
-  const int64_t dim = call.attrs->integer("head_dim", 0);
-  VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
-               static_cast<long long>(dim));
-  VLTUNE_CHECK(x.dim(1) % dim == 0, "ERR_SHAPE", "%s: %s has %lld columns, expected a multiple of head_dim %lld", call.op, name,
-               static_cast<long long>(x.dim(1)), static_cast<long long>(dim));
-  return {x.dim(0), x.dim(1) / dim, dim, dim / 2};
-}
-
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------------------------------------------
 
 void rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
-  check_operand(call, positions, "positions", kIsI32, {3, kAny});
-  const int64_t n = positions.dim(1);
-  check_operand(call, cos, "cos", kIsF32, {n, kAny});
-  const int64_t half = cos.dim(1);
-  check_operand(call, sin, "sin", kIsF32, {n, half});
-  const double theta = call.attrs->number("theta", 10000);
-  const int64_t section[3] = {call.attrs->integer("section_t", half), call.attrs->integer("section_h", 0),
-                              call.attrs->integer("section_w", 0)};
-  VLTUNE_CHECK(theta > 0, "ERR_ARGUMENT", "%s: theta is %g, expected a positive number", call.op, theta);
-  VLTUNE_CHECK(section[0] >= 0 && section[1] >= 0 && section[2] >= 0 && section[0] + section[1] + section[2] == half,
-               "ERR_ARGUMENT", "%s: sections %lld + %lld + %lld do not sum to head_dim/2 = %lld", call.op,
-               static_cast<long long>(section[0]), static_cast<long long>(section[1]), static_cast<long long>(section[2]),
-               static_cast<long long>(half));
+  const RopeSections sections = check_rope_table(call);
+  const int64_t n = positions.dim(1), half = cos.dim(1);
   if (n == 0) return;
-  const Sections sections = {section[0], section[1], section[2], call.attrs->flag("interleaved")};
   for (int64_t first = 0; first < half; first += kFrequencies) {
     const int columns = static_cast<int>(half - first < kFrequencies ? half - first : kFrequencies);
     Frequencies frequencies = {};
-    for (int j = 0; j < columns; ++j) {
-      // transformers: 1 / theta ** (arange(0, h, 2) / h), each step rounded to F32.
-      const float exponent = static_cast<float>(2 * (first + j)) / static_cast<float>(2 * half);
-      frequencies.of[j] = 1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
-    }
+    for (int j = 0; j < columns; ++j) frequencies.of[j] = rope_frequency(sections, first + j);
     const int64_t blocks = ceil_div(n * columns, kTableThreads * kTableRows);
     table_columns<<<static_cast<unsigned>(blocks), kTableThreads, 0, stream_of(call)>>>(
         positions.as<int32_t>(), n, half, first, columns, frequencies, sections, cos.as<float>(), sin.as<float>());
@@ -394,16 +341,7 @@ void rope_table(const OpCall& call) {
 void qk_norm_rope(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &cos = input(call, 2), &sin = input(call, 3);
   const Tensor &y = output(call, 0), &rstd = output(call, 1);
-  const Heads heads = check_heads(call, x, "x");
-  check_operand(call, cos, "cos", kIsF32, {heads.n, heads.half});
-  check_operand(call, sin, "sin", kIsF32, {heads.n, heads.half});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {heads.n, x.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {heads.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {heads.n, heads.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-  }
+  const Heads heads = check_qk_norm_rope(call);
   if (x.numel() == 0) return;
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   const bool weight_is_bf16 = weight.dtype == DType::BF16;
@@ -416,7 +354,7 @@ void qk_norm_rope(const OpCall& call) {
       with_heads(kGroups, shape.heads, [&](auto together) {
         constexpr int kHeads = decltype(together)::value;
         shape.pieces = static_cast<int>(ceil_div(shape.heads, kGroups * kHeads));
-        with_activation(weight.dtype, [&](auto weight_tag) {
+        with_norm_weight(weight.dtype, [&](auto weight_tag) {
           using W = decltype(weight_tag);
           heads_forward<D, W, N, kLanes, kHeads>
               <<<static_cast<unsigned>(ceil_div(shape.n * shape.pieces, kWarps)), kThreads, 0, stream_of(call)>>>(
@@ -441,20 +379,7 @@ size_t qk_norm_rope_backward_workspace(const OpCall& call) {
 void qk_norm_rope_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &x = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3), &cos = input(call, 4),
                &sin = input(call, 5), &dx = output(call, 0), &dweight = output(call, 1);
-  const Heads heads = check_heads(call, dy, "dy");
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, x, "x", dtype, {heads.n, dy.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {heads.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {heads.n, heads.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-    check_absent(call, dweight, "dweight", "without weight");
-  }
-  check_operand(call, cos, "cos", kIsF32, {heads.n, heads.half});
-  check_operand(call, sin, "sin", kIsF32, {heads.n, heads.half});
-  check_operand(call, dx, "dx", dtype, {heads.n, dy.dim(1)});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {heads.dim});
+  const Heads heads = check_qk_norm_rope_backward(call);
   if (dy.numel() == 0) return;
 
   float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;

@@ -85,6 +85,27 @@ const refusals: [string, (c: ReturnType<typeof config>) => void, RegExp][] = [
     /vision_config must be an object/,
   ],
   [
+    'vision heads that do not turn in quarters',
+    (c) => {
+      c.vision_config.num_heads = 16;
+    },
+    /vision_config.num_heads must be a number that leaves hidden_size \(32\) heads of a multiple of 4, got 16/,
+  ],
+  [
+    'another activation in the vision tower',
+    (c) => {
+      c.vision_config.hidden_act = 'quick_gelu';
+    },
+    /vision_config.hidden_act must be "gelu_pytorch_tanh" or "gelu", got "quick_gelu"/,
+  ],
+  [
+    'features of another width than the language model',
+    (c) => {
+      c.vision_config.out_hidden_size = 48;
+    },
+    /vision_config.out_hidden_size must be text_config.hidden_size, 64, got 48/,
+  ],
+  [
     'a scaled rope',
     (c) => {
       c.text_config.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4 };

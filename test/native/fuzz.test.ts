@@ -91,6 +91,8 @@ function wellFormed(op: string, chance: Chance): Call {
     attrs,
   });
 
+  const taps = 1 + chance.below(4);
+  const bags = (flat: Operand): Operand => ({ ...flat, shape: [n, taps] });
   const kvHeads = 1 + chance.below(2);
   const heads = kvHeads * (1 + chance.below(3));
   const half = 1 + chance.below(24);
@@ -112,6 +114,18 @@ function wellFormed(op: string, chance: Chance): Call {
       return call([ids(n, 9), { dtype: chance.pick(['f32', 'bf16', 'f16'] as const), shape: [9, d] }], [act(n, d)]);
     case 'embedding_backward':
       return call([ids(n, 9), act(n, d)], [floats(9, d)]);
+    case 'embedding_bag':
+      return call(
+        [
+          bags(ids(n * taps, 9)),
+          floats(n, taps),
+          { dtype: chance.pick(['f32', 'bf16', 'f16'] as const), shape: [9, d] },
+          chance.maybe(act(n, d)),
+        ],
+        [act(n, d)],
+      );
+    case 'embedding_bag_backward':
+      return call([bags(ids(n * taps, 9)), floats(n, taps), act(n, d)], [floats(9, d)]);
     case 'rms_norm': {
       const residual = chance.maybe(act(n, d));
       return call([act(n, d), floats(d), residual], [act(n, d), floats(n), residual && act(n, d)], { eps: 1e-6 });
@@ -120,14 +134,30 @@ function wellFormed(op: string, chance: Chance): Call {
       return call([act(n, d), act(n, d), act(d), floats(n), chance.maybe(act(n, d))], [act(n, d), chance.maybe(floats(d))], {
         eps: 1e-6,
       });
+    case 'layer_norm': {
+      const residual = chance.maybe(act(n, d));
+      return call([act(n, d), act(d), act(d), residual], [act(n, d), floats(n, 2), residual && act(n, d)], { eps: 1e-6 });
+    }
+    case 'layer_norm_backward':
+      return call(
+        [act(n, d), act(n, d), act(d), floats(n, 2), chance.maybe(act(n, d))],
+        [act(n, d), chance.maybe(floats(d)), chance.maybe(floats(d))],
+        { eps: 1e-6 },
+      );
     case 'rope_table': {
       const sections = {
         section_t: half - Math.floor(half / 3) * 2,
         section_h: Math.floor(half / 3),
         section_w: Math.floor(half / 3),
       };
-      return call([{ dtype: 'i32', shape: [3, n] }], [angles, angles], { theta: 1e4, ...sections, interleaved: chance.below(2) });
+      const interleaved = chance.below(2);
+      const axial = interleaved === 1 ? 0 : chance.below(2);
+      return call([{ dtype: 'i32', shape: [3, n] }], [angles, angles], { theta: 1e4, ...sections, interleaved, axial });
     }
+    case 'qkv_rope':
+      return call([act(n, 3 * heads * 2 * half), angles, angles], [queries, queries, queries], { head_dim: 2 * half });
+    case 'qkv_rope_backward':
+      return call([queries, queries, queries, angles, angles], [act(n, 3 * heads * 2 * half)], { head_dim: 2 * half });
     case 'qk_norm_rope': {
       const norm = chance.maybe(floats(2 * half));
       return call([queries, norm, angles, angles], [queries, norm && floats(n, heads)], { head_dim: 2 * half, eps: 1e-6 });
@@ -144,6 +174,10 @@ function wellFormed(op: string, chance: Chance): Call {
       return call([act(n, d), act(n, d)], [act(n, d)]);
     case 'swiglu_backward':
       return call([act(n, d), act(n, d), act(n, d)], [act(n, d), act(n, d)]);
+    case 'gelu':
+      return call([act(n, d)], [act(n, d)], { tanh: chance.below(2) });
+    case 'gelu_backward':
+      return call([act(n, d), act(n, d)], [act(n, d)], { tanh: chance.below(2) });
     case 'attention':
       return call([queries, keys, keys, bounds], [queries, lse], attention);
     case 'attention_backward':
@@ -176,6 +210,28 @@ function wellFormed(op: string, chance: Chance): Call {
         [act(1, d), residual, norm, ...Array.from({ length: layers }, () => layer).flat()],
         [residual && act(1, d), ...Array.from({ length: gated ? 1 : layers }, () => act(1, m))],
         { eps: 1e-6, scale: 2, swiglu: gated },
+      );
+    }
+    case 'layers_one': {
+      const [layers, width] = [1 + chance.below(2), 2 * half];
+      const linear = (out: number, from: number): (Operand | null)[] => [
+        floats(out, from),
+        chance.maybe(act(out)),
+        adapter ? floats(rank, from) : null,
+        adapter ? floats(out, rank) : null,
+      ];
+      const [inner, keys] = [heads * width, kvHeads * width];
+      const each = Array.from({ length: layers }, () => [
+        ...[act(d), ...linear(inner, d), ...linear(keys, d), ...linear(keys, d)],
+        ...[chance.maybe(floats(width)), chance.maybe(floats(width)), ...linear(d, inner)],
+        ...[act(d), ...linear(m, d), ...linear(m, d), ...linear(d, m)],
+      ]).flat();
+      const past: Operand = { dtype: 'i32', shape: [1], data: [chance.below(n + 1)] };
+      const angle = floats(1, half);
+      return call(
+        [act(1, d), chance.maybe(act(1, d)), angle, angle, past, ...each],
+        [act(1, d), act(1, d), ...Array.from({ length: 2 * layers }, () => act(1 + n, keys))],
+        { ...attention, layers, eps: 1e-6, lora_scale: 2 },
       );
     }
     case 'attention_one': {
@@ -240,6 +296,16 @@ function wellFormed(op: string, chance: Chance): Call {
       return call([], [floats(n, d)], { value: 3 });
     case 'select_rows':
       return call([act(9, d), ids(n, 9)], [act(n, d)]);
+    case 'scatter_rows': {
+      const rows = Array.from({ length: n }, (_, i) => i).filter(() => chance.below(2) === 1);
+      const accumulate = chance.below(2);
+      const values = act(rows.length, d);
+      return call(
+        [act(n, d), { dtype: 'i32', shape: [rows.length], data: rows }, accumulate ? values : chance.maybe(values)],
+        [act(n, d)],
+        { accumulate },
+      );
+    }
     case 'copy':
       return call([bytes(n)], [bytes(n)]);
     case 'move_begin':
@@ -258,7 +324,7 @@ function wellFormed(op: string, chance: Chance): Call {
     case 'dynamic_map':
       return call([], [floats(256), floats(256)]);
     case 'grad_norm':
-      return call([floats(n)], [floats(1), floats(1)], { max_grad_norm: 1 });
+      return call([floats(n), chance.pick([floats(1), null])], [floats(1), floats(1)], { max_grad_norm: 1 });
     case 'adamw': {
       // Two tensors, one with 8-bit state; the second starts at element 256 of everything.
       const hyper: Operand = { ...floats(8), data: [1e-3, 0.9, 0.999, 1e-8, 0.01, 1 + chance.below(4), 0, 0] };

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { attentionCached } from '../../lib/ops/attention.js';
-import { attentionOne, linearsOne } from '../../lib/ops/decode.js';
+import { attentionOne, type LayerOne, layersOne, linearsOne } from '../../lib/ops/decode.js';
 import { type LinearOperands, linear } from '../../lib/ops/linear.js';
 import { qkNormRope } from '../../lib/ops/qk_norm_rope.js';
 import { rmsNorm } from '../../lib/ops/rms_norm.js';
@@ -78,6 +78,64 @@ for (const dtype of ACTIVATIONS) {
         sameBytes(t, together.k.into, apart.k.into, 'keys');
         sameBytes(t, together.v.into, apart.v.into, 'values');
       }
+    }
+  });
+}
+
+for (const dtype of ACTIVATIONS) {
+  test(`layers_one in ${dtype} gives the bytes of its layers one after the other`, (t) => {
+    const numbers = new Numbers(5);
+    const b = new Eager();
+    const [d, wide, past, capacity] = [24, 40, 5, 7];
+    const options = { heads: 4, kvHeads: 2, headDim: 6, causal: true, eps: 1e-6 };
+    const [inner, keys] = [24, 12];
+    const norm = (length: number) => random(numbers, dtype, [length], 0.2, 1);
+    const caches = [0, 1, 2].map(() => [0, 1].map(() => random(numbers, dtype, [capacity, keys])));
+    const layers = [0, 1, 2].map((i): Omit<LayerOne<Tensor>, 'cache'> => {
+      const ranked = (out: number, width: number) => layer(numbers, out, width, i);
+      return {
+        inputNorm: norm(d),
+        q: ranked(inner, d),
+        k: ranked(keys, d),
+        v: ranked(keys, d),
+        qNorm: i > 0 ? norm(options.headDim) : null,
+        kNorm: i > 0 ? norm(options.headDim) : null,
+        o: ranked(d, inner),
+        postNorm: norm(d),
+        gate: ranked(wide, d),
+        up: ranked(wide, d),
+        down: ranked(d, wide),
+      };
+    });
+    const rope = { cos: random(numbers, 'f32', [1, 3]), sin: random(numbers, 'f32', [1, 3]) };
+    const count = integers([past]);
+    const [x, added] = [random(numbers, dtype, [1, d]), random(numbers, dtype, [1, d])];
+    const copies = () => caches.map((pair) => pair.map((cache) => cache.to('cpu')));
+    for (const residual of [null, added]) {
+      const expected = copies();
+      let [y, sum] = [x, residual];
+      layers.forEach(({ inputNorm, q, k, v, qNorm, kNorm, o, postNorm, gate, up, down }, i) => {
+        const first = linearsOne(b, { x: y, norm: { weight: inputNorm, eps: 1e-6, residual: sum }, layers: [q, k, v] });
+        const heads = { q: first.y[0]!, k: first.y[1]!, v: first.y[2]!, qNorm, kNorm, rope, past: count };
+        const cache = { k: { into: expected[i]![0]! }, v: { into: expected[i]![1]! } };
+        const attended = linearsOne(b, { x: attentionOne(b, heads, cache, options), layers: [o] }).y[0]!;
+        const second = { weight: postNorm, eps: 1e-6, residual: first.sum ?? y };
+        const gated = linearsOne(b, { x: attended, norm: second, layers: [gate, up], swiglu: true });
+        sum = gated.sum!;
+        y = linearsOne(b, { x: gated.y[0]!, layers: [down] }).y[0]!;
+      });
+      sameForAnyThreads(t, () => {
+        const made = copies();
+        const own = layers.map((operands, i) => ({
+          ...operands,
+          cache: { k: { into: made[i]![0]! }, v: { into: made[i]![1]! } },
+        }));
+        const result = layersOne(b, { x, residual, rope, past: count, layers: own }, options);
+        sameBytes(t, result.y, y, 'y');
+        sameBytes(t, result.sum, sum!, 'sum');
+        made.flat().forEach((cache, i) => void sameBytes(t, cache, expected.flat()[i]!, `cache ${i}`));
+        return [result.y, result.sum, ...made.flat()];
+      });
     }
   });
 }

@@ -10,7 +10,8 @@ import { BYTES, type ModelShape, type Scope } from '../shapes.js';
 
 const EPS = 1e-6;
 
-interface Mover {
+/** A kernel bound by memory. */
+export interface Mover {
   readonly kernel: string;
   readonly shape: string;
   /** Bytes that are read and written. */
@@ -116,10 +117,12 @@ function movers(model: ModelShape, dtype: Float, tokens: number): Mover[] {
   ];
 }
 
+export function moverBench({ bytes, ...mover }: Mover, dtype: Float): Bench {
+  return { ...mover, dtype, work: { bytes }, baseline: 'copy' };
+}
+
 export function elementwiseBenches({ tokens, models }: Scope): Bench[] {
   return FLOATS.flatMap((dtype) =>
-    models.flatMap((model) =>
-      movers(model, dtype, tokens).map(({ bytes, ...mover }): Bench => ({ ...mover, dtype, work: { bytes }, baseline: 'copy' })),
-    ),
+    models.flatMap((model) => movers(model, dtype, tokens).map((mover) => moverBench(mover, dtype))),
   );
 }

@@ -8,6 +8,7 @@ import { elementwiseBenches } from './elementwise.js';
 import { linearBenches } from './linear.js';
 import { lossBenches } from './loss.js';
 import { nf4Benches } from './nf4.js';
+import { visionBenches } from './vision.js';
 
 export function allBenches(scope: Scope): Bench[] {
   return [
@@ -17,6 +18,7 @@ export function allBenches(scope: Scope): Bench[] {
     ...lossBenches(scope),
     ...nf4Benches(scope),
     ...elementwiseBenches(scope),
+    ...visionBenches(scope),
     ...adamwBenches(scope),
   ];
 }
