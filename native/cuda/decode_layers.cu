@@ -26,7 +26,7 @@ namespace {
 
 using exchange::Word;
 
-constexpr int kConsumers = 512, kConsumerWarps = kConsumers / kWarp;
+constexpr int kConsumers = 256, kConsumerWarps = kConsumers / kWarp;
 constexpr int kCopyWarps = 2, kScaleWarps = 2, kThreads = kConsumers + (kCopyWarps + kScaleWarps) * kWarp;
 constexpr int kTileRows = 16;
 constexpr int kChunkBlocks = 32;                                        // blocks of 64 columns of a tile that the ring takes at once
@@ -554,7 +554,7 @@ struct Consumer {
     const Layer& own = this->own();
     const int part = lane % kLanes, way = threadIdx.x / kLanes, kv_head = stretch.kv_head, rank = stretch.rank, splits = 1 << job.splits_log2;
     const int begin = stretch.begin, end = stretch.end;
-    constexpr int kBatch = kGroup > 2 ? 1 : 2;  // keys of a lane on the way at once
+    constexpr int kBatch = 4;  // keys of a lane on the way at once
     float* heads = place<float>(job.at.heads);
     Bf16 *k_cache = own.k_cache + kv_head * kDim, *v_cache = own.v_cache + kv_head * kDim;
     Packed<Bf16, 8> keys[kBatch], values[kBatch];
@@ -721,7 +721,7 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kern
   __syncthreads();
   if (warp < kConsumerWarps) {
 #ifdef VLTUNE_SM90A
-    sm90::registers_grow<104>();
+    sm90::registers_grow<216>();
 #endif
     Consumer consumer{job, origin, lane, warp};
     const Stretch stretch = stretch_of(job, past);
