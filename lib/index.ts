@@ -2,6 +2,24 @@
 
 export { type Batch, type BatchLimits, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
 export { type ConvertFormat, type ConvertOptions, type ConvertProgress, type ConvertResult, convert } from './data/convert.js';
+export type { Pixels } from './data/media/decode.js';
+export {
+  type Grid,
+  type ImageBackend,
+  ImageProcessor,
+  type ImageProcessorOptions,
+  type Patches,
+} from './data/media/image_processor.js';
+export type { MediaContext, MediaSource } from './data/media/locate.js';
+export { type OpenedImage, openImage } from './data/media/source.js';
+export {
+  timestampText,
+  type VideoLength,
+  type VideoPlan,
+  VideoProcessor,
+  type VideoProcessorOptions,
+} from './data/media/video_processor.js';
+export { type OpenedVideo, openVideo, type VideoOptions, type VideoSource } from './data/media/video_source.js';
 export {
   type DatasetStats,
   type PrepareOptions,

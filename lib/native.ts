@@ -1,6 +1,6 @@
 /**
- * The typed face of the addon: every function it exports, and nothing else. Only `lib/ops`, `lib/graph` and `lib/weights`
- * import this file; the rest of vltune speaks of graphs, weights and steps.
+ * The typed face of the addon: every function it exports, and nothing else. Only `lib/ops`, `lib/graph`, `lib/weights`
+ * and `lib/data/media` import this file; the rest of vltune speaks of graphs, weights and steps.
  */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -129,6 +129,30 @@ export interface CudaInfo {
   readonly blas: { readonly found: boolean; readonly path: string; readonly version: string; readonly reason: string };
 }
 
+/** One direction of a resize: output i is the sum of `weights[i, k] * input[starts[i] + k]`, plus half, shifted down, clipped to a byte. */
+export interface Resampling {
+  readonly starts: Int32Array;
+  /** [starts.length, taps] */
+  readonly weights: Int32Array;
+  readonly shift: number;
+}
+
+/** Contract: `native/ops/image_patches.h`. */
+export interface PatchLayout {
+  readonly width: number;
+  readonly height: number;
+  /** Across a row, then down a column; null: that side stays as it is. */
+  readonly columns: Resampling | null;
+  readonly rows: Resampling | null;
+  /** Down a column before across a row. */
+  readonly rowsFirst: boolean;
+  /** [3, 256]: what each value of each channel becomes. */
+  readonly table: Float32Array;
+  readonly patchSize: number;
+  readonly mergeSize: number;
+  readonly temporalPatchSize: number;
+}
+
 export interface OpTime {
   readonly op: string;
   readonly calls: number;
@@ -196,6 +220,12 @@ export interface Addon {
     attrs: Readonly<Record<string, number>>,
     options: { readonly repeats: number; readonly flushL2: boolean },
   ): Promise<Float64Array>;
+
+  /**
+   * Frames (RGB bytes of one size) to rows of patches, off the main thread and on all threads. The frames must neither change nor be
+   * transferred to another thread until the promise settles.
+   */
+  imagePatches(frames: readonly Uint8Array[], layout: PatchLayout): Promise<Float32Array>;
 
   cpuInfo(): CpuInfo;
   setThreads(threads: number): void;

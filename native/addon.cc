@@ -27,6 +27,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("times", times);
   add("profile", profile);
   add("timeOp", time_op);
+  add("imagePatches", image_patches);
   add("cpuInfo", cpu_info);
   add("setThreads", set_threads);
   add("memory", memory);

@@ -6,7 +6,7 @@
  *
  * PATH is a Python with torch, and for the respective rows bitsandbytes, transformers and PEFT.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { type Bench, benchName, type Float, runBenches } from '../../lib/bench/bench.js';
-import { type Batch, compare, quantile, type Timed } from '../../lib/bench/harness.js';
+import { compare, quantile } from '../../lib/bench/harness.js';
 import { ATTENTION_PACKS } from '../../lib/bench/ops/attention.js';
 import { allBenches } from '../../lib/bench/ops/index.js';
 import { productBench } from '../../lib/bench/ops/linear.js';
@@ -22,6 +22,7 @@ import { Recorder } from '../../lib/bench/recorder.js';
 import { SCOPES } from '../../lib/bench/shapes.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { addon, PACKAGE_ROOT } from '../../lib/native.js';
+import { PEERS, PeerProcess } from './peer_process.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -44,8 +45,6 @@ if (options.only !== undefined && !['kernels', 'training'].includes(options.only
 
 const { models: MODELS, tokens: TOKENS } = SCOPES.cpu;
 
-/** Sources are not compiled: the Python files lie where they were written. */
-const PEERS = join(PACKAGE_ROOT, 'bench', 'peers');
 /** torch's idle threads spin for some milliseconds. */
 const SETTLE_SECONDS = 0.02;
 
@@ -124,38 +123,10 @@ function pairs(): Pair[] {
   return all.filter(({ bench }) => words.every((word) => benchName(bench).includes(word)));
 }
 
-/** bench/peers/peer_kernels.py, waiting for requests. */
-class PeerProcess {
-  readonly #child: ChildProcess;
-  readonly #lines: AsyncIterator<string>;
-
-  constructor() {
-    this.#child = spawn(python, [join(PEERS, 'peer_kernels.py'), String(threads)], { stdio: ['pipe', 'pipe', 'inherit'] });
-    this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
-  }
-
-  async ask(request: object): Promise<Readonly<Record<string, unknown>>> {
-    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
-    const { value, done } = await this.#lines.next();
-    if (done) throw new Error('the Python process ended early; its message is above');
-    return JSON.parse(value as string) as Record<string, unknown>;
-  }
-
-  /** The case that was asked for last. */
-  readonly timed: Timed = {
-    repeat: (calls): Batch => ({ run: async () => (await this.ask({ calls })).seconds as number, release: () => {} }),
-  };
-
-  async end(): Promise<void> {
-    this.#child.stdin!.end();
-    if (this.#child.exitCode === null) await once(this.#child, 'exit');
-  }
-}
-
 async function kernels(): Promise<void> {
   const seconds = numberOption('time', options.time);
   const rows: string[][] = [];
-  const peer = new PeerProcess();
+  const peer = new PeerProcess(python, 'peer_kernels.py', threads);
   addon().setThreads(threads);
   try {
     for (const { bench, peer: peerCase, peerName, withBaseline } of pairs()) {

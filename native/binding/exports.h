@@ -24,6 +24,8 @@ Napi::Value cancel(const Napi::CallbackInfo& info);
 Napi::Value times(const Napi::CallbackInfo& info);
 Napi::Value profile(const Napi::CallbackInfo& info);
 Napi::Value time_op(const Napi::CallbackInfo& info);
+// image.cc
+Napi::Value image_patches(const Napi::CallbackInfo& info);
 // machine.cc
 Napi::Value op_names(const Napi::CallbackInfo& info);
 Napi::Value cpu_info(const Napi::CallbackInfo& info);

@@ -1,5 +1,6 @@
 #include "cpu_dispatch.h"
 
+#include "../ops/image_patches.h"
 #include "cpu_features.h"
 
 namespace vltune::cpu {
@@ -24,6 +25,14 @@ const char* isa_name() {
   if (cpu_features().avx2) return "avx2";
 #endif
   return "portable";
+}
+
+void image_patches(const ImagePatches& work) {
+#ifdef VLTUNE_X86
+  if (cpu_features().avx512) return avx512::image_patches(work);
+  if (cpu_features().avx2) return avx2::image_patches(work);
+#endif
+  return portable::image_patches(work);
 }
 
 const OpEntry* find_op(const char* name) {

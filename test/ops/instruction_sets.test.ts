@@ -19,7 +19,11 @@ const OPS = [
   'scatter_rows',
   'swiglu',
 ];
-const FILES = OPS.map((op) => `dist/test/ops/${op}.test.js`);
+const FILES = [
+  ...OPS.map((op) => `dist/test/ops/${op}.test.js`),
+  'dist/test/native/image_patches.test.js',
+  'dist/test/data/media/image_processor.test.js',
+];
 const best = addon().cpuInfo().isa;
 
 for (const isa of ['portable', 'avx2'] as const) {
