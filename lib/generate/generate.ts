@@ -1,6 +1,6 @@
 /** Text from a model: prompt, chat or raw, to tokens, one by one. */
 
-import type { Message } from '../data/read.js';
+import type { Message } from '../data/message.js';
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { type DeviceOption, openDevice } from '../device.js';

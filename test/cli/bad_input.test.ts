@@ -118,17 +118,33 @@ badDataset(
   /data\.jsonl, line 2.*messages\[0\]\.content/,
   GOOD + row([turn('user', 7), turn('assistant', 'c')]),
 );
+const seeing = (item: object): string => row([turn('user', [item, { type: 'text', text: 'x' }]), turn('assistant', 'c')]);
 badDataset(
-  'an image row is refused by name, and --skip-images named',
-  /data\.jsonl, line 2.*image.*--skip-images/,
-  GOOD +
-    row([
-      turn('user', [
-        { type: 'image', image: 'a.png' },
-        { type: 'text', text: 'x' },
-      ]),
-      turn('assistant', 'c'),
-    ]),
+  'an image that is not there is named by row and field',
+  /data\.jsonl, line 2: messages\[0\]\.content\[0\]: a\.png: no such file/,
+  GOOD + seeing({ type: 'image', image: 'a.png' }),
+);
+badDataset(
+  'an image that leads out of --image-root',
+  /data\.jsonl, line 1: messages\[0\]\.content\[0\]: \.\.\/package\.json: it leads out of the image root/,
+  seeing({ type: 'image', image: '../package.json' }),
+  ['--image-root', 'lib'],
+);
+badDataset(
+  'an image on the network',
+  /data\.jsonl, line 1: messages\[0\]\.content\[0\]: http:\/\/127\.0\.0\.1\/a\.png: .*--allow-remote-images/,
+  seeing({ type: 'image_url', image_url: { url: 'http://127.0.0.1/a.png' } }),
+);
+badDataset(
+  'sound is refused, and --skip-images named',
+  /data\.jsonl, line 2: messages\[0\]\.content\[0\]: sound is not supported.*--skip-images/,
+  GOOD + seeing({ type: 'audio', audio: 'a.wav' }),
+);
+badDataset(
+  'an image in the plain text form',
+  /data\.jsonl, line 1: messages\[0\]\.content\[0\]: the plain text form has no place.*--skip-images/,
+  seeing({ type: 'image', image: 'a.png' }),
+  ['--text-format', 'plain'],
 );
 badDataset(
   'bytes that are not UTF-8',
