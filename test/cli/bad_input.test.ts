@@ -411,6 +411,20 @@ refused('generate: --system without --prompt', /--system: goes with --prompt onl
 refused('generate: a negative temperature', /--temperature: expected a number from 0 to 100, got -1/, generateCommand, () => [
   ...['--model', MODEL, '--prompt', 'a', '--temperature', '-1'],
 ]);
+refused('generate: an image beside messages', /--image: goes with --prompt only/, generateCommand, async (place) => [
+  ...['--model', MODEL, '--messages', await place.file('m.json', '[{"role":"user","content":"x"}]'), '--image', 'a.png'],
+]);
+refused('generate: an image that is not there', /images\[0\]: none\.png: no such file/, generateCommand, () => [
+  ...['--model', MODEL, '--prompt', 'x', '--image', 'none.png'],
+]);
+refused(
+  'generate: a messages file with an image without a source',
+  /m\.json: messages\[0\]\.content\[0\]: a picture without a source/,
+  generateCommand,
+  async (place) => [
+    ...['--model', MODEL, '--messages', await place.file('m.json', '[{"role":"user","content":[{"type":"image"}]}]')],
+  ],
+);
 refused(
   'generate: a messages file with an unknown role',
   /m\.json: messages\[0\]\.role: expected "system", "user" or "assistant", got "bot"/,
