@@ -1,6 +1,6 @@
 /** Where to compute: the one place that settles a device option. */
 import { VltuneError } from './errors.js';
-import { addon, type CudaInfo, type Device } from './native.js';
+import { addon, type CudaInfo, type Device, type GpuInfo } from './native.js';
 import { expectation, type OptionSpec, showValue } from './options.js';
 
 /** `auto`: the GPU if there is one that vltune can use, else the CPU. `cuda:1`: the GPU of that number; `cuda`: the first. */
@@ -24,14 +24,12 @@ export function deviceKind(option: DeviceOption | undefined): Device {
   return option === 'cpu' ? 'cpu' : 'cuda';
 }
 
-/** bf16 where the device's matrix units take it, on GPUs from compute capability 8.0 on; else F32. */
-export function trainingDType(option: DeviceOption | undefined): 'float32' | 'bfloat16' {
-  if (deviceKind(option) === 'cpu') return 'float32';
+/** The GPU that an option means, if it is there. */
+export function gpuOf(option: DeviceOption | undefined): GpuInfo | undefined {
   const number = indexOf(option) ?? 0;
-  const gpu = addon()
+  return addon()
     .cudaInfo()
     .devices.find(({ index }) => index === number);
-  return gpu && Number.parseFloat(gpu.computeCapability) < 8 ? 'float32' : 'bfloat16';
 }
 
 /**

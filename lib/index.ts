@@ -37,6 +37,7 @@ export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/te
 export { type DatasetStats, type RowMedia, type RowSource, TokenDataset, type TokenRow } from './data/token_dataset.js';
 export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
 export type { DeviceOption } from './device.js';
+export type { ComputeDType } from './dtype.js';
 export { type ErrorCode, isUserError, VltuneError } from './errors.js';
 export {
   type GeneratedToken,
@@ -49,6 +50,8 @@ export type { Sampling } from './generate/sampler.js';
 export type { RecomputeLevel } from './graph/recompute.js';
 export { supportedModelTypes } from './models/registry.js';
 export type { GivenOptions } from './options.js';
+export type { Accuracy, QuestionEntry } from './report/questions.js';
+export { type ReportOptions, type ReportResult, writeReport } from './report/report.js';
 export {
   type LrSchedulerType,
   type OptimizerName,

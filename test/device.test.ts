@@ -1,5 +1,6 @@
 import test from 'ava';
-import { type DeviceOption, deviceKind, openDevice, plannedDevice, trainingDType } from '../lib/device.js';
+import { type DeviceOption, deviceKind, openDevice, plannedDevice } from '../lib/device.js';
+import { dtypeFault, generationActivations, generationDType, trainingDType } from '../lib/dtype.js';
 import { type Addon, addon, wrapAddon } from '../lib/native.js';
 
 const { available, compiled } = addon().cudaInfo();
@@ -40,7 +41,7 @@ test('a plan needs no GPU, but a build that knows its kernels', (t) => {
   else t.throws(() => plannedDevice('cuda'), { code: 'ERR_NO_DEVICE', message: /Install a build of vltune with CUDA/ });
 });
 
-test.serial('activations are bf16 where the GPU computes in it', (t) => {
+test.serial('16-bit activations are bf16 where the GPU computes in it, else f16, which the CPU does not take', (t) => {
   t.is(trainingDType('cpu'), 'float32');
   const gpu = (index: number, computeCapability: string) => {
     return { index, name: 'GPU', computeCapability, multiprocessors: 40, totalMemory: 2 ** 34, freeMemory: 2 ** 34 };
@@ -52,10 +53,27 @@ test.serial('activations are bf16 where the GPU computes in it', (t) => {
     return { ...before, cudaInfo: () => ({ ...before.cudaInfo(), compiled: true, available: true, devices }) };
   });
   try {
-    t.is(trainingDType('cuda'), 'float32');
-    t.is(trainingDType('auto'), 'float32');
+    t.is(trainingDType('cuda'), 'float16');
+    t.is(trainingDType('auto'), 'float16');
     t.is(trainingDType('cuda:1'), 'bfloat16');
     t.is(trainingDType('cpu'), 'float32');
+    for (const [device, dtype] of [
+      ['cuda', 'float16'],
+      ['cuda:1', 'bfloat16'],
+      ['cpu', 'bfloat16'],
+    ] as const)
+      t.is(generationDType(device), dtype);
+    t.is(dtypeFault('float16', 'auto'), undefined);
+    t.is(dtypeFault('float16', 'cuda:1'), undefined);
+    t.regex(dtypeFault('float16', 'cpu') ?? '', /^expected float32 or bfloat16 on the CPU, got float16/);
+    t.is(dtypeFault('bfloat16', 'cpu'), undefined);
+    t.throws(() => generationActivations('float16', 'cpu'), {
+      code: 'ERR_USAGE',
+      message: /^--dtype: expected float32 or bfloat16/,
+    });
+    t.is(generationActivations('float16', 'cuda'), 'f16');
+    t.is(generationActivations(undefined, 'cuda'), 'f16');
+    t.is(generationActivations(undefined, 'cpu'), 'bf16');
   } finally {
     wrapAddon(() => real!);
   }

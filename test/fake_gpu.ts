@@ -1,8 +1,8 @@
 /**
  * A GPU in name only: storages remember a device, ops run on the CPU, and an op whose operands lie on several devices is refused. What
- * `lib` does otherwise on a GPU is tested with it where there is none.
+ * `lib` does otherwise on a GPU is tested with it where there is none. f16, which the CPU does not compute in, is bf16 there.
  */
-import { type Addon, type Device, type NativeValue, type Storage, type TensorRef, wrapAddon } from '../lib/native.js';
+import { type Addon, type Device, type DType, type NativeValue, type Storage, type TensorRef, wrapAddon } from '../lib/native.js';
 
 type Place = Device | 'pinned';
 
@@ -18,6 +18,10 @@ export function fakeGpu(): Asked {
   const asked: Asked = { writes: 0, runs: 0 };
   wrapAddon((real) => wrap(real, asked));
   return asked;
+}
+
+function computable<T extends { readonly dtype: DType } | null>(operand: T): T {
+  return operand?.dtype === 'f16' ? { ...operand, dtype: 'bf16' } : operand;
 }
 
 function wrap(real: Addon, asked: Asked): Addon {
@@ -53,13 +57,13 @@ function wrap(real: Addon, asked: Asked): Addon {
     },
     call: (op, inputs, outputs, attrs) => {
       check(op, [...inputs, ...outputs]);
-      real.call(op, inputs, outputs, attrs);
+      real.call(op, inputs.map(computable), outputs.map(computable), attrs);
     },
     callAsync: async (op, inputs, outputs, attrs) => {
       check(op, [...inputs, ...outputs]);
-      await real.callAsync(op, inputs, outputs, attrs);
+      await real.callAsync(op, inputs.map(computable), outputs.map(computable), attrs);
     },
-    workspace: (op, inputs, outputs, attrs) => real.workspace(op, inputs, outputs, attrs, 'cpu'),
+    workspace: (op, inputs, outputs, attrs) => real.workspace(op, inputs.map(computable), outputs.map(computable), attrs, 'cpu'),
     compile: (program) => {
       const operand = ({ ref }: NativeValue) => ref ?? { storage: program.arena! };
       for (const { op, in: inputs, out } of program.ops)
@@ -67,7 +71,7 @@ function wrap(real: Addon, asked: Asked): Addon {
           op,
           [...inputs, ...out].map((index) => (index < 0 ? null : operand(program.values[index]!))),
         );
-      return real.compile(program);
+      return real.compile({ ...program, values: program.values.map(computable) });
     },
     run: async (executable, dims, repeats) => {
       asked.runs += 1;

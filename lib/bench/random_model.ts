@@ -11,10 +11,19 @@ import { addon, type Device, type DType, dtypeBytes, type Storage } from '../nat
 import type { ActivationDType } from '../ops/builder.js';
 import { NF4_BLOCK, NF4_NESTED_BLOCK } from '../ops/nf4.js';
 import { TRAIN_OPTIONS } from '../train/args.js';
-import { f32ToBf16 } from '../weights/float16.js';
+import { f32ToBf16, f32ToF16 } from '../weights/float16.js';
 import { normals } from './normals.js';
 
-interface TextSizes {
+interface VisionSizes {
+  readonly hidden: number;
+  readonly intermediate: number;
+  readonly depth: number;
+  readonly heads: number;
+  /** Blocks whose output the first layers of the language model take too. */
+  readonly deepstack: readonly number[];
+}
+
+interface Sizes {
   readonly hidden: number;
   readonly intermediate: number;
   readonly layers: number;
@@ -23,10 +32,16 @@ interface TextSizes {
   readonly headDim: number;
   readonly vocab: number;
   readonly tied: boolean;
+  readonly vision: VisionSizes;
 }
 
-/** The language models of the public Qwen3-VL checkpoints, and a text model of the 100 M class. */
-const SHAPES: Readonly<Record<string, TextSizes>> = {
+const SMALL_TOWER: VisionSizes = { hidden: 1024, intermediate: 4096, depth: 24, heads: 16, deepstack: [5, 11, 17] };
+const LARGE_TOWER: VisionSizes = { hidden: 1152, intermediate: 4304, depth: 27, heads: 16, deepstack: [8, 16, 24] };
+/** Where sight is in no measurement. */
+const LEAST_TOWER: VisionSizes = { hidden: 32, intermediate: 64, depth: 1, heads: 2, deepstack: [0] };
+
+/** The public Qwen3-VL checkpoints, and a text model of the 100 M class. */
+const SHAPES: Readonly<Record<string, Sizes>> = {
   'qwen3-vl-2b': {
     hidden: 2048,
     intermediate: 6144,
@@ -36,6 +51,7 @@ const SHAPES: Readonly<Record<string, TextSizes>> = {
     headDim: 128,
     vocab: 151_936,
     tied: true,
+    vision: SMALL_TOWER,
   },
   'qwen3-vl-4b': {
     hidden: 2560,
@@ -46,6 +62,7 @@ const SHAPES: Readonly<Record<string, TextSizes>> = {
     headDim: 128,
     vocab: 151_936,
     tied: true,
+    vision: SMALL_TOWER,
   },
   'qwen3-vl-8b': {
     hidden: 4096,
@@ -56,50 +73,65 @@ const SHAPES: Readonly<Record<string, TextSizes>> = {
     headDim: 128,
     vocab: 151_936,
     tied: false,
+    vision: LARGE_TOWER,
   },
-  '100m': { hidden: 768, intermediate: 2048, layers: 10, heads: 12, kvHeads: 4, headDim: 64, vocab: 32_000, tied: true },
+  '100m': {
+    hidden: 768,
+    intermediate: 2048,
+    layers: 10,
+    heads: 12,
+    kvHeads: 4,
+    headDim: 64,
+    vocab: 32_000,
+    tied: true,
+    vision: LEAST_TOWER,
+  },
 };
 
 export const SHAPE_NAMES: readonly string[] = Object.keys(SHAPES);
 
-/** The model that `--shape` names. */
-export function modelOfShape(name: string): ModelSpec {
-  const { hidden, intermediate, layers, heads, kvHeads, headDim, vocab, tied } = SHAPES[name]!;
+/** config.json of the model that `--shape` names, as far as it depends on the shape. */
+export function configOfShape(name: string): Readonly<Record<string, unknown>> {
+  const { hidden, intermediate, layers, heads, kvHeads, headDim, vocab, tied, vision } = SHAPES[name]!;
   const half = headDim / 2;
   const side = Math.floor((half * 5) / 16);
-  return QWEN3_VL.describe(
-    {
-      model_type: 'qwen3_vl',
+  return {
+    model_type: 'qwen3_vl',
+    tie_word_embeddings: tied,
+    text_config: {
+      model_type: 'qwen3_vl_text',
+      vocab_size: vocab,
+      hidden_size: hidden,
+      intermediate_size: intermediate,
+      num_hidden_layers: layers,
+      num_attention_heads: heads,
+      num_key_value_heads: kvHeads,
+      head_dim: headDim,
+      rms_norm_eps: 1e-6,
+      max_position_embeddings: 262_144,
       tie_word_embeddings: tied,
-      text_config: {
-        vocab_size: vocab,
-        hidden_size: hidden,
-        intermediate_size: intermediate,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: kvHeads,
-        head_dim: headDim,
-        rms_norm_eps: 1e-6,
-        max_position_embeddings: 262_144,
-        rope_parameters: {
-          rope_type: 'default',
-          rope_theta: 5_000_000,
-          mrope_section: [half - 2 * side, side, side],
-          mrope_interleaved: true,
-        },
-      },
-      // Text leaves the vision tower alone; these are its least sizes.
-      vision_config: {
-        hidden_size: 16,
-        intermediate_size: 16,
-        depth: 1,
-        num_heads: 1,
-        out_hidden_size: hidden,
-        deepstack_visual_indexes: [],
+      rope_parameters: {
+        rope_type: 'default',
+        rope_theta: 5_000_000,
+        mrope_section: [half - 2 * side, side, side],
+        mrope_interleaved: true,
       },
     },
-    name,
-  );
+    vision_config: {
+      model_type: 'qwen3_vl',
+      hidden_size: vision.hidden,
+      intermediate_size: vision.intermediate,
+      depth: vision.depth,
+      num_heads: vision.heads,
+      out_hidden_size: hidden,
+      deepstack_visual_indexes: vision.deepstack,
+    },
+  };
+}
+
+/** The model that `--shape` names. */
+export function modelOfShape(name: string): ModelSpec {
+  return QWEN3_VL.describe(configOfShape(name), name);
 }
 
 /** Adapters of rank `r`, alpha the same, on the layers that training takes by default. */
@@ -117,7 +149,7 @@ const STEP = 8191 * NF4_BLOCK;
 
 export class RandomWeights implements WeightStore {
   readonly hostBytes = 0;
-  readonly #dtype: 'f32' | 'bf16';
+  readonly #dtype: ActivationDType;
   readonly #linears: ReadonlyMap<string, LinearSpec>;
   readonly #tensors = new Map<string, StoredWeight>();
   readonly #places = new Map<string, Place>();
@@ -125,9 +157,12 @@ export class RandomWeights implements WeightStore {
   #bytes = 0;
 
   constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean) {
-    this.#dtype = dtype === 'f32' ? 'f32' : 'bf16';
+    this.#dtype = dtype;
     this.#linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
-    for (const { name, shape, part } of spec.tensors) if (part === 'language') this.#plan(name, shape, this.#dtype);
+    for (const { name, shape, part } of spec.tensors) {
+      // Norms have weights of f32 or bf16.
+      if (part === 'language') this.#plan(name, shape, dtype === 'f16' && shape.length === 1 ? 'f32' : dtype);
+    }
     for (const { name, in: width, out, bias, part } of spec.linears) {
       if (part === 'vision' || (part === 'head' && spec.head === spec.embedding)) continue;
       this.#plan(`${name}.weight`, [out, width], part === 'language' && loadIn4bit ? 'nf4' : this.#dtype);
@@ -159,7 +194,7 @@ export class RandomWeights implements WeightStore {
     const table = addon().allocate(TABLE * element, device);
     this.#block = addon().allocate(this.#bytes, device);
     try {
-      const host = this.#host(normals(TABLE, DEVIATION));
+      const host = hostNumbers(normals(TABLE, DEVIATION), this.#dtype);
       await addon().copyAsync(table, 0, host, 0, TABLE * element);
       addon().release(host);
       let cut = 0;
@@ -167,7 +202,7 @@ export class RandomWeights implements WeightStore {
       for (const { name, shape, dtype } of this.#tensors.values()) {
         const numel = shape.reduce((product, dim) => product * dim, 1);
         cut = (cut + STEP) % TABLE;
-        if (shape.length === 1) this.#ones(offset, numel);
+        if (shape.length === 1) this.#ones(offset, numel, dtype as ActivationDType);
         else if (dtype !== 'nf4') this.#copyTable(this.#block, offset, table, cut, numel);
         this.#places.set(
           name,
@@ -193,22 +228,9 @@ export class RandomWeights implements WeightStore {
     this.#tensors.set(name, { name, shape, dtype });
   }
 
-  /** A host storage of numbers in this model's dtype. */
-  #host(values: Float32Array): Storage {
-    const storage = addon().allocate(dtypeBytes(this.#dtype, values.length), 'cpu');
-    if (this.#dtype === 'f32') {
-      addon().write(storage, 0, values);
-    } else {
-      const bits = new Uint16Array(values.length);
-      f32ToBf16(values, bits);
-      addon().write(storage, 0, bits);
-    }
-    return storage;
-  }
-
-  #ones(offset: number, numel: number): void {
-    const host = this.#host(new Float32Array(numel).fill(1));
-    addon().copy(this.#block!, offset, host, 0, dtypeBytes(this.#dtype, numel));
+  #ones(offset: number, numel: number, dtype: ActivationDType): void {
+    const host = hostNumbers(new Float32Array(numel).fill(1), dtype);
+    addon().copy(this.#block!, offset, host, 0, dtypeBytes(dtype, numel));
     addon().release(host);
   }
 
@@ -261,6 +283,19 @@ export class RandomWeights implements WeightStore {
       if (wide) addon().release(wide);
     }
   }
+}
+
+/** A host storage of numbers of a dtype. */
+function hostNumbers(values: Float32Array, dtype: ActivationDType): Storage {
+  const storage = addon().allocate(dtypeBytes(dtype, values.length), 'cpu');
+  if (dtype === 'f32') {
+    addon().write(storage, 0, values);
+  } else {
+    const bits = new Uint16Array(values.length);
+    (dtype === 'bf16' ? f32ToBf16 : f32ToF16)(values, bits);
+    addon().write(storage, 0, bits);
+  }
+  return storage;
 }
 
 /** Bytes in the block: codes and scales of NF4 each start at a multiple of the alignment, as every tensor does. */

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import type { ModelSpec } from '../models/family.js';
 import type { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
+import type { ActivationDType } from '../ops/builder.js';
 import { memoryBudget } from '../train/memory_limit.js';
 import { type Optim, OptimizerLayout } from '../train/optimizer.js';
 import { type MicroBatch, TrainingStep } from '../train/training_step.js';
@@ -18,7 +19,7 @@ export interface StepBenchOptions {
   readonly maxLength: number;
   readonly gradientAccumulationSteps: number;
   readonly loadIn4bit: boolean;
-  readonly dtype: 'f32' | 'bf16';
+  readonly dtype: ActivationDType;
   readonly device: Device;
   readonly loraR: number;
   readonly optim: Optim;

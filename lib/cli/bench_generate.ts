@@ -2,6 +2,7 @@
 import { benchGenerate } from '../bench/generate.js';
 import { SHAPE_NAMES } from '../bench/random_model.js';
 import { type DeviceOption, deviceOption, openDevice } from '../device.js';
+import { COMPUTE_DTYPES, type ComputeDType, generationActivations } from '../dtype.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes } from './output.js';
@@ -36,8 +37,8 @@ const TABLE: OptionTable = {
   dtype: {
     kind: 'choice',
     value: 'TYPE',
-    choices: ['float32', 'bfloat16'],
-    fallback: 'bfloat16',
+    choices: COMPUTE_DTYPES,
+    defaultText: 'bfloat16; float16 on a GPU without it',
     group: WHAT,
     help: 'Type of activations and of weights that are not quantised',
   },
@@ -80,7 +81,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     promptTokens: values.promptTokens as number,
     newTokens: values.newTokens as number,
     loadIn4bit: values.loadIn4bit as boolean,
-    dtype: values.dtype === 'float32' ? 'f32' : 'bf16',
+    dtype: generationActivations(values.dtype as ComputeDType | undefined, values.device as DeviceOption),
     device: openDevice(values.device as DeviceOption),
     loraR: values.loraR as number,
     temperature: values.temperature as number,

@@ -2,6 +2,7 @@
 import { SHAPE_NAMES } from '../bench/random_model.js';
 import { benchStep } from '../bench/step.js';
 import { type DeviceOption, deviceOption, openDevice } from '../device.js';
+import { COMPUTE_DTYPES, type ComputeDType, generationActivations } from '../dtype.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount } from './output.js';
@@ -46,8 +47,8 @@ const TABLE: OptionTable = {
   dtype: {
     kind: 'choice',
     value: 'TYPE',
-    choices: ['float32', 'bfloat16'],
-    fallback: 'bfloat16',
+    choices: COMPUTE_DTYPES,
+    defaultText: 'bfloat16; float16 on a GPU without it',
     group: WHAT,
     help: 'Type of activations',
   },
@@ -99,7 +100,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     maxLength: values.maxLength as number,
     gradientAccumulationSteps: values.gradientAccumulationSteps as number,
     loadIn4bit: values.loadIn4bit as boolean,
-    dtype: values.dtype === 'float32' ? 'f32' : 'bf16',
+    dtype: generationActivations(values.dtype as ComputeDType | undefined, values.device as DeviceOption),
     device: openDevice(values.device as DeviceOption),
     loraR: values.loraR as number,
     optim: values.optim as 'adamw_8bit' | 'adamw_torch',

@@ -19,6 +19,8 @@ export interface CommandSpec {
   readonly table: OptionTable;
   /** Whether a YAML file with options may come first. */
   readonly recipe: boolean;
+  /** The key of a required option that is given as the command's one argument, without its name. */
+  readonly argument?: string;
   /** Shown under the options in `--help`. */
   readonly examples: readonly string[];
   run(context: CommandContext): Promise<void>;
@@ -50,7 +52,9 @@ export async function parseCommand(
     throw error;
   }
   const { json, ...fromLine } = command.opts<Record<string, unknown>>();
-  const path = command.args[0];
+  const { argument } = spec;
+  if (argument !== undefined) fromLine[argument] = command.args[0];
+  const path = spec.recipe ? command.args[0] : undefined;
   const recipe = path === undefined ? { values: {}, names: {} as Record<string, string> } : await readRecipe(path, spec.table);
   const onLine = (key: string): boolean => Object.hasOwn(fromLine, key);
   return {
@@ -58,7 +62,10 @@ export async function parseCommand(
     given: {
       values: { ...recipe.values, ...fromLine },
       isText: onLine,
-      nameOf: (key) => (onLine(key) || path === undefined ? optionName(key) : (recipe.names[key] ?? optionName(key))),
+      nameOf: (key) => {
+        if (key === argument) return spec.table[key]!.value!;
+        return onLine(key) || path === undefined ? optionName(key) : (recipe.names[key] ?? optionName(key));
+      },
     },
   };
 }
@@ -71,9 +78,12 @@ function buildCommand(spec: CommandSpec): Command {
     .showSuggestionAfterError(false)
     .addHelpOption(new Option('-h, --help', 'Show this help').helpGroup(GENERAL))
     .configureHelp({ helpWidth: Math.min(120, process.stdout.columns ?? 100), optionTerm })
-    .configureOutput({ outputError: (text, write) => write(explain(text, spec.table)) });
+    .configureOutput({ outputError: (text, write) => write(explain(text, spec)) });
   if (spec.recipe) command.argument('[recipe.yaml]', 'options by name, in snake or kebab case; the command line goes before it');
-  for (const [key, option] of Object.entries(spec.table)) addOption(command, key, option);
+  for (const [key, option] of Object.entries(spec.table)) {
+    if (key === spec.argument) command.argument(`<${option.value}>`, option.help);
+    else addOption(command, key, option);
+  }
   command.addOption(new Option('--json', JSON_HELP).helpGroup(GENERAL));
   command.addHelpText(
     'after',
@@ -120,11 +130,12 @@ function optionTerm(option: Option): string {
 const PAIRED = new WeakSet<Option>();
 
 /** commander's error in vltune's words, with the nearest name for an unknown option. */
-function explain(text: string, table: OptionTable): string {
+function explain(text: string, { table, argument }: CommandSpec): string {
   const message = text.trim().replace(/^error: /, '');
   const unknown = /^unknown option '(-[^']*)'/.exec(message)?.[1];
   if (unknown === undefined) return `vltune: ${message}\n`;
-  const known = Object.entries(table).flatMap(([key, spec]) => [
+  const named = Object.entries(table).filter(([key]) => key !== argument);
+  const known = named.flatMap(([key, spec]) => [
     optionName(key),
     ...(spec.kind === 'flag' && !spec.onOnly ? [`--no-${kebabCase(key)}`] : []),
   ]);

@@ -2,6 +2,7 @@
 import { dirname } from 'node:path';
 import { type ImageArgs, imageOptionErrors, imageOptions, mediaOptions } from '../data/media/media_options.js';
 import { type DeviceOption, deviceOption } from '../device.js';
+import { COMPUTE_DTYPES, type ComputeDType } from '../dtype.js';
 import { type GenerateOptions, Generator } from '../generate/generate.js';
 import { addon } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
@@ -24,8 +25,8 @@ const TABLE: OptionTable = {
   dtype: {
     kind: 'choice',
     value: 'TYPE',
-    choices: ['float32', 'bfloat16'],
-    fallback: 'bfloat16',
+    choices: COMPUTE_DTYPES,
+    defaultText: 'bfloat16; float16 on a GPU without it',
     group: MODEL,
     help: 'Type of activations and weights',
   },
@@ -129,7 +130,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   try {
     generator = await Generator.load(await modelFolder(values, progress, signal), {
       adapter: values.adapter as string | undefined,
-      dtype: values.dtype as 'float32' | 'bfloat16',
+      dtype: values.dtype as ComputeDType | undefined,
       loadIn4bit: values.loadIn4bit as boolean,
       device: values.device as DeviceOption,
       media: mediaOptions(values as unknown as ImageArgs),

@@ -18,6 +18,7 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   convert: { summary: 'Turn an Alpaca file into messages', load: () => import('./convert.js') },
   train: { summary: 'Fine-tune a model on a dataset', load: () => import('./train.js') },
   generate: { summary: 'Let a model answer', load: () => import('./generate.js') },
+  report: { summary: 'Write a training run as one HTML file', load: () => import('./report.js') },
   merge: { summary: 'Merge an adapter into its model', load: () => import('./merge.js') },
   quantize: { summary: 'Store a model in 4 bits', load: () => import('./quantize.js') },
   plan: { summary: 'Tell what a training run will need', load: () => import('./plan.js') },

@@ -2,9 +2,9 @@
 import { join } from 'node:path';
 import { writeFileAtomic } from '../files.js';
 import type { GivenOptions } from '../options.js';
+import { lossChart } from '../report/loss_chart.js';
 import { resolveTrainArgs, TRAIN_OPTIONS, type TrainArgs, type TrainOptions } from '../train/args.js';
 import type { LogEntry } from '../train/checkpoint.js';
-import { lossChart } from '../train/loss_chart.js';
 import { type TrainEvent, type TrainHooks, train } from '../train/trainer.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount, formatSeconds, type Output } from './output.js';
@@ -99,8 +99,11 @@ export class TrainReporter {
       this.#progress.report('Training', event.step, this.#steps, String, `loss ${event.loss.toFixed(4)}, ${rate}`);
       return;
     }
+    const norm = Number.isFinite(event.grad_norm)
+      ? `grad norm ${event.grad_norm.toFixed(3)}`
+      : `skipped, gradient too large for float16: loss scale now ${event.loss_scale}`;
     this.#output.note(
-      `step ${event.step}/${this.#steps}  epoch ${event.epoch.toFixed(2)}  loss ${event.loss.toFixed(4)}  grad norm ${event.grad_norm.toFixed(3)}  lr ${event.learning_rate.toExponential(2)}  ${rate}`,
+      `step ${event.step}/${this.#steps}  epoch ${event.epoch.toFixed(2)}  loss ${event.loss.toFixed(4)}  ${norm}  lr ${event.learning_rate.toExponential(2)}  ${rate}`,
     );
   }
 
@@ -115,6 +118,8 @@ export class TrainReporter {
     this.#output.say(
       `${formatCount(event.steps)} updates in ${formatSeconds(seconds)}, mean loss ${event.train_loss.toFixed(4)}, ${formatCount(event.tokens_per_second)} tokens/s`,
     );
+    if (event.skipped_steps)
+      this.#output.say(`${formatCount(event.skipped_steps)} updates were skipped: their gradients were too large for float16`);
     this.#output.say(`peak memory ${formatBytes(event.peak_memory_bytes)}, planned ${formatBytes(event.planned_memory_bytes)}`);
   }
 }
@@ -144,6 +149,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       ? `--model ${result.outputDir}`
       : `--model ${options.model} --adapter ${result.outputDir}`;
     output.say(`try it: vltune generate ${model} --prompt "…"`);
+    output.say(`see it: vltune report ${result.outputDir}`);
   } finally {
     reporter.stop();
   }

@@ -8,12 +8,14 @@ import { encodePrompt, type Prompt } from '../data/prompt.js';
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { type DeviceOption, openDevice } from '../device.js';
+import { type ComputeDType, generationActivations } from '../dtype.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf } from '../models/adapters.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
 import { ModelFolder } from '../models/model_folder.js';
 import { loraName, Trainables } from '../models/trainables.js';
 import { addon, type Device, type Storage } from '../native.js';
+import type { ActivationDType } from '../ops/builder.js';
 import { MersenneTwister } from '../random.js';
 import { resolveModel } from '../weights/hub.js';
 import { type Adapter, readAdapter } from '../weights/lora.js';
@@ -25,8 +27,8 @@ import { Sight } from './sight.js';
 export interface GeneratorOptions {
   /** A PEFT adapter folder that is applied on the fly. */
   readonly adapter?: string | undefined;
-  /** Activations (and the rounding of weights). Default bfloat16. */
-  readonly dtype?: 'float32' | 'bfloat16' | undefined;
+  /** Activations (and the rounding of weights). Default bfloat16; float16 on a GPU without it. The CPU does not take float16. */
+  readonly dtype?: ComputeDType | undefined;
   /** Quantise the language model's linear layers to NF4. Default false. */
   readonly loadIn4bit?: boolean | undefined;
   /** Default auto: a GPU if there is one. */
@@ -88,7 +90,7 @@ export class Generator {
   readonly #trainables: Trainables;
   readonly #params: Storage;
   readonly #defaults: GenerationDefaults;
-  readonly #dtype: 'f32' | 'bf16';
+  readonly #dtype: ActivationDType;
   readonly #device: Device;
   readonly #media: MediaOptions;
   #sight: Sight | undefined;
@@ -103,7 +105,7 @@ export class Generator {
     trainables: Trainables;
     params: Storage;
     defaults: GenerationDefaults;
-    dtype: 'f32' | 'bf16';
+    dtype: ActivationDType;
     device: Device;
     media: MediaOptions;
   }) {
@@ -121,9 +123,9 @@ export class Generator {
   /** Loads a model folder or hub id. ERR_NOT_FOUND, ERR_BAD_CHECKPOINT, ERR_BAD_ADAPTER, ERR_UNSUPPORTED, ERR_NO_DEVICE, ERR_OUT_OF_MEMORY. */
   static async load(model: string, options: GeneratorOptions = {}): Promise<Generator> {
     const device = openDevice(options.device);
+    const dtype = generationActivations(options.dtype, options.device);
     const folder = await resolveModel(model, options.revision === undefined ? {} : { revision: options.revision });
     const opened = await ModelFolder.open(folder);
-    const dtype = options.dtype === 'float32' ? 'f32' : 'bf16';
     const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
     const trainables = adapter ? adaptersOf(opened.spec, adapter, 0, { vision: true }) : Trainables.none();
     const frozen = new FrozenWeights(opened, {

@@ -10,11 +10,12 @@ import type { Trainables } from '../models/trainables.js';
 import { VisionEncoder } from '../models/vision_encoder.js';
 import { encodeEach } from '../models/vision_features.js';
 import type { Device, Storage } from '../native.js';
+import type { ActivationDType } from '../ops/builder.js';
 import type { PromptMedia } from './decoder_session.js';
 
 export interface SightOptions {
   readonly device: Device;
-  readonly dtype: 'f32' | 'bf16';
+  readonly dtype: ActivationDType;
   readonly media: MediaOptions;
   /** Adapters, those of the tower among them, and their numbers. */
   readonly trainables: Trainables;

@@ -16,7 +16,10 @@ import type { StoredWeight, WeightStore } from './weight_store.js';
 
 export interface FrozenOptions {
   readonly device: Device;
-  /** The dtype of activations. A bf16 program rounds f32 and f16 weights to bf16, as transformers does. */
+  /**
+   * The dtype of activations. A program of 16 bits rounds its weights to them, as transformers does; in f16 those of norms stay what
+   * they are, which its kernels take.
+   */
   readonly dtype: ActivationDType;
   /** Quantise the language model's linear layers to NF4. */
   readonly loadIn4bit: boolean;
@@ -49,6 +52,8 @@ export class FrozenWeights implements WeightStore {
   readonly #options: FrozenOptions;
   readonly #tensors = new Map<string, FrozenTensor>();
   readonly #linears: ReadonlyMap<string, LinearSpec>;
+  /** Weights of one dimension that are not a linear layer's bias. */
+  readonly #norms: ReadonlySet<string>;
   readonly #places = new Map<string, Place>();
   readonly #owned: Storage[] = [];
   #sum = 0;
@@ -60,6 +65,7 @@ export class FrozenWeights implements WeightStore {
     this.#options = options;
     this.#linears = new Map(folder.spec.linears.map((spec) => [spec.name, spec]));
     const { spec } = folder;
+    this.#norms = new Set(spec.tensors.flatMap(({ name, shape }) => (shape.length === 1 ? [name] : [])));
     const isLoaded = (part: LinearSpec['part']) => (part === 'vision' ? options.vision : options.vision !== 'alone');
     for (const { name, shape, view, part } of spec.tensors) if (isLoaded(part)) this.#plan(name, view ?? shape, false);
     for (const linear of spec.linears) {
@@ -98,7 +104,7 @@ export class FrozenWeights implements WeightStore {
       const elements = Staging.pieceElements(device, { dtype: stored }, count(shape));
       if (device !== 'cpu') raw = Math.max(raw, dtypeBytes(stored, elements));
       if (source !== 'quantize') continue;
-      if (this.#rounds(name)) rounded = Math.max(rounded, dtypeBytes('bf16', elements));
+      if (this.#rounds(name)) rounded = Math.max(rounded, dtypeBytes(this.#options.dtype, elements));
       scales = Math.max(scales, scaleBytes(count(shape)));
     }
     return (raw + rounded + scales) * (device === 'cpu' ? 1 : CUDA_LOADERS);
@@ -159,7 +165,9 @@ export class FrozenWeights implements WeightStore {
       return;
     }
     const storedAs = this.#folder.dtypeOf(name);
-    const dtype: DType = this.#rounds(name) ? 'bf16' : storedAs === 'f16' && shape.length === 1 ? 'f32' : storedAs;
+    // Vectors of f16 are taken by an f16 program alone, and as biases.
+    const widens = storedAs === 'f16' && shape.length === 1 && !(this.#options.dtype === 'f16' && !this.#norms.has(name));
+    const dtype: DType = this.#rounds(name) ? this.#options.dtype : widens ? 'f32' : storedAs;
     this.#add({ name, shape, dtype, source: dtype === storedAs ? 'mapped' : 'cast', bytes: dtypeBytes(dtype, numel) });
   }
 
@@ -174,9 +182,11 @@ export class FrozenWeights implements WeightStore {
     this.#blockBytes += align(tensor.bytes, CUDA_ALIGNMENT);
   }
 
-  /** Whether a tensor is rounded to bf16 first. */
+  /** Whether a tensor is rounded to the program's 16 bits first. */
   #rounds(name: string): boolean {
-    return this.#options.dtype === 'bf16' && this.#folder.dtypeOf(name) !== 'bf16';
+    const { dtype } = this.#options;
+    if (dtype === 'f16' && this.#norms.has(name)) return false;
+    return dtype !== 'f32' && this.#folder.dtypeOf(name) !== dtype;
   }
 
   /** Loads a tensor into its part of a GPU's `block`, or into memory of its own. */
@@ -217,10 +227,10 @@ export class FrozenWeights implements WeightStore {
       const shape = [piece.count];
       let ref: TensorRef = { ...piece.ref, shape };
       if (rounds) {
-        const rounded = staging.buffer('rounded', dtypeBytes('bf16', piece.count));
-        const bf16 = { storage: rounded, offset: 0, dtype: 'bf16' as const, shape };
-        await addon().callAsync('cast', [ref], [bf16], {});
-        ref = bf16;
+        const { dtype } = this.#options;
+        const rounded = { storage: staging.buffer('rounded', dtypeBytes(dtype, piece.count)), offset: 0, dtype, shape };
+        await addon().callAsync('cast', [ref], [rounded], {});
+        ref = rounded;
       }
       const first = piece.from / NF4_BLOCK;
       const codes = { storage, offset: offset + piece.from / 2, dtype: 'u8' as const, shape: [Math.ceil(piece.count / 2)] };

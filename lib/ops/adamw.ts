@@ -7,10 +7,20 @@ export const ADAMW_BLOCK = 256;
 /** Columns of the segment table: parameter offset / 256, elements, state offset / 256, 8-bit, decays, unused. */
 export const SEGMENT_COLUMNS = 6;
 
-/** norm f32 [1] of the flat gradient, and clip f32 [1], what it is to be multiplied by. */
-export function gradNorm<T extends Shaped>(b: Builder<T>, grads: T, norm: Into<T>, clip: Into<T>, maxGradNorm: number): void {
+/**
+ * norm f32 [1] of the flat gradient, and clip f32 [1], what it is to be multiplied by: 0 where the norm is not finite. `scale` f32 [1]:
+ * what the loss was multiplied by before the gradient was taken.
+ */
+export function gradNorm<T extends Shaped>(
+  b: Builder<T>,
+  { grads, scale = null }: { grads: T; scale?: T | null },
+  norm: Into<T>,
+  clip: Into<T>,
+  maxGradNorm: number,
+): void {
   expectDType('grad_norm', 'grads', grads, 'f32');
-  b.emit('grad_norm', [grads], [norm, clip], { max_grad_norm: maxGradNorm });
+  if (scale) expectDType('grad_norm', 'scale', scale, 'f32');
+  b.emit('grad_norm', [grads, scale], [norm, clip], { max_grad_norm: maxGradNorm });
 }
 
 export interface AdamWState<T> {
@@ -22,7 +32,7 @@ export interface AdamWState<T> {
   readonly v32: T;
 }
 
-/** One update of every parameter. `hyper` f32 [8] = lr, beta1, beta2, eps, weight decay, step (from 1), 0, 0. */
+/** One update of every parameter; none where clip is 0. `hyper` f32 [8] = lr, beta1, beta2, eps, weight decay, step (from 1), 0, 0. */
 export function adamw<T extends Shaped>(
   b: Builder<T>,
   operands: { grads: T; clip: T; hyper: T; segments: T },

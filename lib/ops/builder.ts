@@ -30,8 +30,8 @@ export interface Into<T> {
   readonly into: T;
 }
 
-/** The dtypes of activations. */
-export type ActivationDType = 'f32' | 'bf16';
+/** The dtypes of activations: f16 on a GPU alone. */
+export type ActivationDType = 'f32' | 'bf16' | 'f16';
 
 function show(shape: readonly Dim[]): string {
   return `[${shape.join(', ')}]`;
@@ -60,7 +60,7 @@ export function expectDType(op: string, operand: string, value: Shaped, ...dtype
 
 /** The dtype of an activation. */
 export function activationDType(op: string, operand: string, value: Shaped): ActivationDType {
-  expectDType(op, operand, value, 'f32', 'bf16');
+  expectDType(op, operand, value, 'f32', 'bf16', 'f16');
   return value.dtype as ActivationDType;
 }
 

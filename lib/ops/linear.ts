@@ -28,7 +28,7 @@ export interface LoraOperands<T> {
 export interface LinearOperands<T> {
   /** f32 | bf16 | f16 | nf4 [out, in] */
   readonly weight: T;
-  /** f32 | bf16 [out] */
+  /** f32 | bf16 [out], on a GPU f16 too */
   readonly bias?: T | null;
   readonly lora?: LoraOperands<T> | null;
   /** i32 [2]: the key of the dropout mask, new at each micro-step. Without it nothing is dropped. */

@@ -41,8 +41,8 @@ export function nf4QuantizeAbsmax<T extends Shaped>(b: Builder<T>, absmax: T): {
   return { absmaxU8: absmaxU8!, nestedAbsmax: nestedAbsmax!, offset: offset! };
 }
 
-/** Back to f32 or bf16. */
-export function nf4Dequantize<T extends Shaped>(b: Builder<T>, x: T, dtype: 'f32' | 'bf16'): T {
+/** Back to f32, bf16 or, on a GPU, f16. */
+export function nf4Dequantize<T extends Shaped>(b: Builder<T>, x: T, dtype: 'f32' | 'bf16' | 'f16'): T {
   expectDType('nf4_dequantize', 'x', x, 'nf4');
   const y: OutputSpec = { name: 'dequantized', dtype, shape: x.shape };
   return b.emit('nf4_dequantize', [x], [y])[0]!;

@@ -4,7 +4,8 @@
  * 2e-5, adamw_8bit, weight decay 0.01, seed 3407, length 2048, 4 bits), else that of transformers, TRL or PEFT.
  */
 import { type ImageArgs, imageOptionErrors, imageOptions } from '../data/media/media_options.js';
-import { type DeviceOption, deviceOption, trainingDType } from '../device.js';
+import { type DeviceOption, deviceOption } from '../device.js';
+import { COMPUTE_DTYPES, type ComputeDType, dtypeFault, trainingDType } from '../dtype.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
 import type { LayerScope } from '../weights/target_modules.js';
 
@@ -75,7 +76,7 @@ export interface TrainArgs extends ImageArgs {
 
   /** NF4 with double quantisation for the frozen linear layers. */
   readonly loadIn4bit: boolean;
-  readonly dtype: 'float32' | 'bfloat16';
+  readonly dtype: ComputeDType;
   readonly device: DeviceOption;
   readonly gradientCheckpointing: boolean;
   /** Bytes that the plan must fit in; undefined: no limit, with CUDA what the card has free. */
@@ -136,8 +137,8 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
   dtype: {
     kind: 'choice',
     value: 'TYPE',
-    choices: ['float32', 'bfloat16'],
-    defaultText: 'bfloat16 on a GPU that computes in it, else float32',
+    choices: COMPUTE_DTYPES,
+    defaultText: 'on a GPU bfloat16, or float16 where it has none; else float32',
     group: MODEL,
     help: 'Type of activations and of weights that are not quantised',
   },
@@ -534,6 +535,9 @@ function applyRules(
   }
   if (on('evalSteps') && !on('evalDataset'))
     errors.push(`${name('evalSteps')}: expected ${name('evalDataset')} with it, got none`);
+  const device = values.device as DeviceOption | undefined;
+  const fault = dtypeFault(values.dtype, device);
+  if (fault) errors.push(`${name('dtype')}: ${fault}`);
 
   return {
     loadIn4bit: values.fullFinetuning === true ? false : values.loadIn4bit,
@@ -541,7 +545,7 @@ function applyRules(
       values.finetuneVisionLayers === true && !given.has('targetModules')
         ? [...LANGUAGE_LAYERS, ...VISION_LAYERS]
         : values.targetModules,
-    dtype: values.dtype ?? trainingDType(values.device as DeviceOption | undefined),
+    dtype: values.dtype ?? trainingDType(device),
     warmupSteps: on('warmupRatio') && !on('warmupSteps') ? 0 : values.warmupSteps,
     warmupRatio: on('warmupSteps') ? 0 : values.warmupRatio,
     assistantOnlyLoss: values.textFormat === 'plain' ? false : values.assistantOnlyLoss,

@@ -265,7 +265,8 @@ async function checkpointNames(outputDir: string): Promise<string[]> {
   return (await namesIn(outputDir)).filter((name) => NAME.test(name)).sort((a, b) => step(b) - step(a));
 }
 
-function argsAsJson(args: TrainArgs): Record<string, unknown> {
+/** The options by their names in transformers, PEFT and TRL; null where none was given and there is no default. */
+export function argsAsJson(args: TrainArgs): Record<string, unknown> {
   return Object.fromEntries(Object.entries(args).map(([key, value]) => [snakeCase(key), value ?? null]));
 }
 

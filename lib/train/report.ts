@@ -37,10 +37,16 @@ export class TensorBoardReport {
 function scalarsOf(event: TrainEvent): { step: number; values: Record<string, number> } | undefined {
   switch (event.event) {
     case 'step': {
-      const { step, loss, grad_norm, learning_rate, epoch } = event;
+      const { step, loss, grad_norm, learning_rate, epoch, loss_scale } = event;
       return {
         step,
-        values: { 'train/loss': loss, 'train/grad_norm': grad_norm, 'train/learning_rate': learning_rate, 'train/epoch': epoch },
+        values: {
+          'train/loss': loss,
+          'train/grad_norm': grad_norm,
+          'train/learning_rate': learning_rate,
+          'train/epoch': epoch,
+          ...(loss_scale !== undefined && { 'train/loss_scale': loss_scale }),
+        },
       };
     }
     case 'eval':

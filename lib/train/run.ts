@@ -9,6 +9,7 @@ import { ChatTemplate } from '../data/template.js';
 import type { TokenDataset } from '../data/token_dataset.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { openDevice, plannedDevice } from '../device.js';
+import { ACTIVATIONS } from '../dtype.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf, newAdapters } from '../models/adapters.js';
 import type { ModelSpec } from '../models/family.js';
@@ -17,6 +18,7 @@ import { ModelFolder } from '../models/model_folder.js';
 import { loraName, Trainables } from '../models/trainables.js';
 import { VisionEncoder } from '../models/vision_encoder.js';
 import { addon, type Device, dtypeBytes } from '../native.js';
+import type { ActivationDType } from '../ops/builder.js';
 import { type DownloadProgress, resolveModel } from '../weights/hub.js';
 import { type Adapter, readAdapter } from '../weights/lora.js';
 import { layerScope, type TrainArgs } from './args.js';
@@ -146,7 +148,7 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
       maxFrames: limits.frames,
     };
 
-    const dtype = args.dtype === 'float32' ? 'f32' : 'bf16';
+    const dtype = ACTIVATIONS[args.dtype];
     const { embedding, head } = model.spec;
     if (args.embeddingOnHost && embedding === head) {
       throw new VltuneError(
@@ -288,7 +290,7 @@ function trainsTower({ linears }: ModelSpec, { layout }: Trainables): boolean {
 function mediaBytes(
   { vision }: ModelSpec,
   { patches }: BatchLimits,
-  dtype: 'f32' | 'bf16',
+  dtype: ActivationDType,
   cache: number,
   datasets: readonly (TokenDataset | undefined)[],
 ): number {

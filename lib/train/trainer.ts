@@ -17,6 +17,7 @@ import {
   saveCheckpoint,
   sweepOutput,
 } from './checkpoint.js';
+import { EventLog } from './event_log.js';
 import { MediaFeed } from './media_feed.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
@@ -54,7 +55,7 @@ export type TrainEvent =
       readonly epoch: number;
       /** Per target token, over the updates since the last event. */
       readonly loss: number;
-      /** Before clipping, of the last update. */
+      /** Before clipping, of the last update. In float16 it may be infinite or NaN (null in JSON): then that update was skipped. */
       readonly grad_norm: number;
       /** That the last update used. */
       readonly learning_rate: number;
@@ -62,6 +63,11 @@ export type TrainEvent =
       readonly num_tokens: number;
       readonly num_target_tokens: number;
       readonly tokens_per_second: number;
+      /** Held after the update: resident, or with CUDA on the card, as the driver counts it. */
+      readonly memory_bytes: number;
+      /** In float16: what the next update multiplies its loss by, and how many updates were skipped so far. */
+      readonly loss_scale?: number;
+      readonly skipped_steps?: number;
     }
   | {
       readonly event: 'eval';
@@ -79,6 +85,8 @@ export type TrainEvent =
       readonly tokens_per_second: number;
       readonly peak_memory_bytes: number;
       readonly planned_memory_bytes: number;
+      /** In float16: how many of the steps were skipped, because their gradients were too large for it. */
+      readonly skipped_steps?: number;
     };
 
 export interface TrainHooks extends RunHooks {
@@ -100,7 +108,8 @@ export interface TrainResult {
 /**
  * Trains. The adapter (with full fine-tuning: the model) lies in `outputDir` at the end, checkpoints in `checkpoint-N` in it.
  * When `signal` aborts, a checkpoint of the last whole update is saved before the promise rejects with ERR_CANCELLED.
- * Rejects with ERR_NAN, naming the step, if the loss or the gradient norm is not finite; checkpoints are kept.
+ * Rejects with ERR_NAN, naming the step, if the loss or the gradient norm is not finite; checkpoints are kept. In float16 an update whose
+ * gradient norm is not finite is skipped, as in torch.amp, unless that is so at any loss scale.
  */
 export async function train(options: TrainOptions, hooks: TrainHooks = {}): Promise<TrainResult> {
   const args = resolveTrainArgs(options);
@@ -117,14 +126,19 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     else await initializeParameters(run);
     const created = (await mkdir(args.outputDir, { recursive: true })) !== undefined;
     const report = args.reportTo === 'tensorboard' ? await TensorBoardReport.open(args.outputDir) : undefined;
+    const log = new EventLog(args, resumed !== undefined);
     const onEvent = (event: TrainEvent): void => {
+      log.onEvent(event);
       report?.onEvent(event);
       hooks.onEvent?.(event);
     };
     try {
       const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent });
-      return await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+      const result = await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+      await log.close();
+      return result;
     } catch (error) {
+      await log.close().catch(() => {}); // what stopped the run is the error to tell
       // A run that failed before it saved anything leaves no empty folder.
       if (created) await rmdir(args.outputDir).catch(() => {});
       throw error;
@@ -258,6 +272,7 @@ class TrainingLoop {
       tokens_per_second: (this.#tokensHere / (performance.now() - started)) * 1000,
       peak_memory_bytes: peak,
       planned_memory_bytes: this.#run.plannedBytes,
+      ...(this.#run.step.scaler && { skipped_steps: this.#skipped }),
     });
     return {
       outputDir: this.#args.outputDir,
@@ -287,19 +302,22 @@ class TrainingLoop {
       await step.microStep(micro, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
       tokens += batch.numTokens;
     }
-    const rate = this.#learningRate(this.#done);
+    const made = this.#done - this.#skipped;
+    const rate = this.#learningRate(made);
     const { loss, gradNorm } = await step.update({
       learningRate: rate,
       beta1: this.#args.adamBeta1,
       beta2: this.#args.adamBeta2,
       epsilon: this.#args.adamEpsilon,
       weightDecay: this.#args.weightDecay,
-      step: this.#done + 1,
+      step: made + 1,
     });
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+    const mayOverflow = step.scaler?.isExhausted === false;
+    if (!Number.isFinite(loss) || (!Number.isFinite(gradNorm) && !mayOverflow)) {
+      const at = step.scaler ? `learning rate ${rate}, loss scale ${step.scaler.state.scale}` : `learning rate ${rate}`;
       throw new VltuneError(
         'ERR_NAN',
-        `step ${this.#done + 1}: loss is ${loss}, gradient norm is ${gradNorm} (learning rate ${rate}); training stopped, ${this.#lastSaved > 0 ? `checkpoint-${this.#lastSaved} is kept` : 'no checkpoint was written by this run'}`,
+        `step ${this.#done + 1}: loss is ${loss}, gradient norm is ${gradNorm} (${at}); training stopped, ${this.#lastSaved > 0 ? `checkpoint-${this.#lastSaved} is kept` : 'no checkpoint was written by this run'}`,
       );
     }
     this.#done += 1;
@@ -325,7 +343,12 @@ class TrainingLoop {
     const { loss, updates, tokens, targets, started } = this.#window;
     const epoch = this.#epoch();
     const entry = { loss: loss / updates, grad_norm: gradNorm, learning_rate: rate };
-    this.#log.push({ epoch, step: this.#done, ...entry });
+    const scale = this.#run.step.scaler && {
+      loss_scale: this.#run.step.scaler.state.scale,
+      skipped_steps: this.#skipped,
+    };
+    const numbers = { epoch, step: this.#done, ...entry, ...scale };
+    this.#log.push(Object.fromEntries(Object.entries(numbers).filter(([, value]) => Number.isFinite(value))));
     this.#tokensSeen += tokens;
     this.#tokensHere += tokens;
     this.#emit({
@@ -333,9 +356,11 @@ class TrainingLoop {
       step: this.#done,
       epoch,
       ...entry,
+      ...scale,
       num_tokens: tokens,
       num_target_tokens: targets,
       tokens_per_second: (tokens / (performance.now() - started)) * 1000,
+      memory_bytes: heldBytes(this.#run.device),
     });
     this.#window = emptyWindow();
   }
@@ -388,6 +413,11 @@ class TrainingLoop {
     return new BatchStream(dataset, batches, { wanted: (media) => this.#feed.wants(media) });
   }
 
+  /** Updates that were not made, in f16; the schedule stands still meanwhile, as transformers' does. */
+  get #skipped(): number {
+    return this.#run.step.scaler?.state.skipped ?? 0;
+  }
+
   #learningRate(update: number): number {
     const { lrSchedulerType, learningRate: base } = this.#args;
     const total = this.#run.totalSteps;
@@ -433,12 +463,18 @@ function* microBatches(batches: BatchPlan, from: number, to: number): Generator<
     yield* batches.update(Math.floor(done / batches.updatesPerEpoch), done % batches.updatesPerEpoch);
 }
 
-/** The most memory there has been: resident, or with CUDA on the card, as the driver counts it. */
+/** The memory there is in use: resident, or with CUDA on the card, as the driver counts it. */
+function heldBytes(device: Device): number {
+  if (device === 'cpu') return process.memoryUsage.rss();
+  const { free, total } = addon().deviceMemory();
+  return total - free;
+}
+
+/** The most there has been of it. */
 function peakBytes(device: Device): number {
   if (device === 'cpu') return process.resourceUsage().maxRSS * 1024;
-  const { free, total } = addon().deviceMemory();
   const { current, peak } = addon().memory('cuda');
-  return total - free + (peak - current);
+  return heldBytes(device) + (peak - current);
 }
 
 function emptyWindow(): Window {

@@ -32,6 +32,7 @@ import type { ActivationDType } from '../ops/builder.js';
 import { fill } from '../ops/elementwise.js';
 import { GRADIENT_RULES } from '../ops/gradients.js';
 import { IGNORE_INDEX, linearCrossEntropy } from '../ops/linear_cross_entropy.js';
+import { LossScale } from './loss_scale.js';
 import type { OptimizerHyper, OptimizerLayout } from './optimizer.js';
 
 export interface StepOptions {
@@ -133,6 +134,8 @@ interface Candidate {
 
 export class TrainingStep {
   readonly memory: MemoryPlan;
+  /** What losses are scaled by beside what a caller says: in f16 alone. */
+  readonly scaler: LossScale | undefined;
   readonly #spec: ModelSpec;
   readonly #frozen: WeightStore;
   readonly #trainables: Trainables;
@@ -152,6 +155,7 @@ export class TrainingStep {
     this.#trainables = trainables;
     this.#optimizer = optimizer;
     this.#options = options;
+    this.scaler = options.dtype === 'f16' ? new LossScale() : undefined;
     this.#evaluate = this.#buildPass('evaluate', 0);
     this.#update = this.#buildUpdate();
 
@@ -201,7 +205,7 @@ export class TrainingStep {
     dropoutKey: readonly [number, number],
     signal?: AbortSignal,
   ): Promise<void> {
-    const lengths = this.#writeBatch(batch, lossScale);
+    const lengths = this.#writeBatch(batch, lossScale * this.#gradScale);
     this.#io.write('rng', Int32Array.from(dropoutKey));
     this.#io.flush();
     await this.#compiled().train.run(lengths, signal);
@@ -218,15 +222,20 @@ export class TrainingStep {
     return loss;
   }
 
-  /** Clips, updates every parameter, clears the gradients. Returns what accumulated since the last update. */
+  /**
+   * Clips, updates every parameter, clears the gradients. Returns what accumulated since the last update. Where the gradient's norm is
+   * not finite nothing is updated; in f16 the loss scale then moves.
+   */
   async update(hyper: OptimizerHyper): Promise<{ loss: number; gradNorm: number }> {
     const { learningRate, beta1, beta2, epsilon, weightDecay, step } = hyper;
     this.#io.write('hyper', Float32Array.of(learningRate, beta1, beta2, epsilon, weightDecay, step, 0, 0));
+    if (this.scaler) this.#io.write('grad_scale', Float32Array.of(this.#gradScale));
     this.#io.flush();
     await this.#compiled().update.run({});
-    const loss = this.#io.read('loss', new Float32Array(1))[0]!;
+    const loss = this.#io.read('loss', new Float32Array(1))[0]! / this.#gradScale;
     const gradNormValue = this.#io.read('grad_norm', new Float32Array(1))[0]!;
     this.#io.write('loss', new Float32Array(1));
+    this.scaler?.record(gradNormValue);
     return { loss, gradNorm: gradNormValue };
   }
 
@@ -237,7 +246,7 @@ export class TrainingStep {
 
   /** A parameter's gradient as accumulated since the last update. */
   readGradient(name: string): Float32Array {
-    return this.#readFlat(name, this.#allocated().grads);
+    return this.#readFlat(name, this.#allocated().grads).map((value) => value / this.#gradScale);
   }
 
   /** Fills `into` with a parameter's numbers from element `from` of it. */
@@ -307,6 +316,11 @@ export class TrainingStep {
         'Something else took memory after the plan was made: end it, or give --memory less than what is free, and the plan will fit.',
       { cause: error },
     );
+  }
+
+  /** What losses, and so gradients, are multiplied by until the next update: a power of two. */
+  get #gradScale(): number {
+    return this.scaler?.state.scale ?? 1;
   }
 
   // ---- Programs
@@ -451,7 +465,14 @@ export class TrainingStep {
     const { arrays, segmentCount, variant } = this.#optimizer;
     const grads = graph.value('grad', 'flat', 'f32', [elements]);
     const clip = graph.value('io', 'clip', 'f32', [1]);
-    gradNorm(graph, grads, { into: graph.value('io', 'grad_norm', 'f32', [1]) }, { into: clip }, this.#options.maxGradNorm);
+    const scale = this.scaler ? graph.value('io', 'grad_scale', 'f32', [1]) : null;
+    gradNorm(
+      graph,
+      { grads, scale },
+      { into: graph.value('io', 'grad_norm', 'f32', [1]) },
+      { into: clip },
+      this.#options.maxGradNorm,
+    );
     const state = arrays.map((array) => graph.value('state', array.name, array.dtype, [array.elements]));
     adamw(
       graph,

@@ -6,7 +6,7 @@ import { initialA } from '../models/adapters.js';
 import { Staging } from '../models/staging.js';
 import { loraName } from '../models/trainables.js';
 import { addon } from '../native.js';
-import { bf16ToF32, f16ToF32, f32ToBf16 } from '../weights/float16.js';
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../weights/float16.js';
 import { isJsonObject, type JsonObject } from '../weights/json.js';
 import { readAdapter, writeAdapter } from '../weights/lora.js';
 import { copyOtherFiles } from '../weights/model_files.js';
@@ -14,6 +14,7 @@ import { readTensorPieces, type TensorEntry, type TensorInfo, writeCheckpoint } 
 import { isScoped } from '../weights/target_modules.js';
 import { layerScope } from './args.js';
 import { OPTIMIZER_FILE, type SavedCheckpoint } from './checkpoint.js';
+import type { LossScale } from './loss_scale.js';
 import type { StateArray } from './optimizer.js';
 import type { Run } from './run.js';
 
@@ -81,10 +82,12 @@ async function saveAdapter(run: Run, folder: string): Promise<void> {
   });
 }
 
+const STORED = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
+
 /** A whole model, every tensor and the config in the dtype of the run, and every other file of the folder. */
 async function saveModel(run: Run, folder: string): Promise<void> {
   const { model, trainables, args, step } = run;
-  const dtype = args.dtype === 'bfloat16' ? 'BF16' : 'F32';
+  const dtype = STORED[args.dtype];
   const values = new Float32Array(PIECE_ELEMENTS);
   const halves = new Uint16Array(PIECE_ELEMENTS);
   /** Fills `into` with a tensor's numbers from element `from` of it. */
@@ -111,8 +114,8 @@ async function saveModel(run: Run, folder: string): Promise<void> {
         )) {
           const piece = values.subarray(0, length);
           read(tensor, from, piece);
-          const stored = dtype === 'BF16' ? halves.subarray(0, length) : piece;
-          if (stored instanceof Uint16Array) f32ToBf16(piece, stored);
+          const stored = dtype === 'F32' ? piece : halves.subarray(0, length);
+          if (stored instanceof Uint16Array) (dtype === 'BF16' ? f32ToBf16 : f32ToF16)(piece, stored);
           await sink.write(bytesOf(stored));
         }
       },
@@ -164,6 +167,7 @@ export function stateTensors(run: Run): TensorEntry[] {
         },
       }),
     ),
+    ...lossScaleTensors(step.scaler),
     ...optimizer.arrays.map(
       (array): TensorEntry => ({
         name: array.name,
@@ -184,6 +188,14 @@ export function stateTensors(run: Run): TensorEntry[] {
 }
 
 const MASTER = 'master.';
+const LOSS_SCALE = 'loss_scale';
+
+/** The loss scale, the updates made since it was moved, and those that were not made in all. */
+function lossScaleTensors(scaler: LossScale | undefined): TensorEntry[] {
+  if (!scaler) return [];
+  const { scale, made, skipped } = scaler.state;
+  return [{ name: LOSS_SCALE, dtype: 'F32', shape: [3], data: bytesOf(Float32Array.of(scale, made, skipped)) }];
+}
 
 function stateBytes({ dtype, elements }: StateArray): number {
   return elements * (dtype === 'u8' ? 1 : 4);
@@ -223,6 +235,19 @@ export async function restoreState(run: Run, checkpoint: SavedCheckpoint): Promi
       step.writeParameter(loraName(name, 'A'), tensors.a);
       step.writeParameter(loraName(name, 'B'), tensors.b);
     }
+  }
+  const { scaler } = step;
+  if (scaler) {
+    await read(LOSS_SCALE, 12, (piece) => {
+      const [scale, made, skipped] = new Float32Array(piece.buffer, piece.byteOffset, 3);
+      if (!(scale! > 0 && made! >= 0 && skipped! >= 0)) {
+        throw new VltuneError(
+          'ERR_BAD_CHECKPOINT',
+          `${join(checkpoint.folder, OPTIMIZER_FILE)}: tensor ${LOSS_SCALE}: expected a scale and two counts, found ${scale}, ${made} and ${skipped}`,
+        );
+      }
+      scaler.state = { scale: scale!, made: made!, skipped: skipped! };
+    });
   }
   for (const array of optimizer.arrays)
     await read(array.name, stateBytes(array), (piece, from) => step.writeStatePart(array.name, from, piece));

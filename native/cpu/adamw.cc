@@ -3,16 +3,16 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "../ops/check.h"
+#include "../ops/adamw_checks.h"
+#include "../ops/code_tables.h"
 #include "dynamic_map.h"
-#include "nf4_tables.h"
 #include "partition.h"
 #include "simd.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
 namespace {
 
-constexpr int64_t kStateBlock = 256;       // elements that share an absmax; bitsandbytes' blockwise optimizers
+constexpr int64_t kStateBlock = kAdamwBlock;
 constexpr int64_t kChunk = 64 * kStateBlock;  // elements that a thread takes at a time
 
 struct Segment {
@@ -168,10 +168,8 @@ Step make_step(const float* hyper, float clip, bool torch) {
 size_t grad_norm_workspace(const OpCall&) { return 0; }
 
 void grad_norm(const OpCall& call) {
-  const Tensor &grads = input(call, 0), &norm = output(call, 0), &clip = output(call, 1);
-  check_operand(call, grads, "grads", kIsF32, {kAny});
-  check_operand(call, norm, "norm", kIsF32, {1});
-  check_operand(call, clip, "clip", kIsF32, {1});
+  const Tensor &grads = input(call, 0), &scale = input(call, 1), &norm = output(call, 0), &clip = output(call, 1);
+  check_grad_norm(call, grads, scale, norm, clip);
   // At most 64 ranges, and 16 sums in each whatever the width of the vectors: the same bits on every machine.
   constexpr int64_t kRanges = 64, kSums = 16;
   const int64_t n = grads.dim(0), longest = (n + kRanges - 1) / kRanges;
@@ -190,56 +188,36 @@ void grad_norm(const OpCall& call) {
   });
   double total = 0;
   for (double sum : partial) total += sum;
-  const float length = static_cast<float>(std::sqrt(total));
+  const float by = scale.present() ? *scale.as<float>() : 1.0f, length = static_cast<float>(std::sqrt(total)) / by;
   const float most = static_cast<float>(call.attrs->number("max_grad_norm", 0));
   *norm.as<float>() = length;
-  // Written so that a NaN norm gives a NaN clip, as torch.clamp does.
   const float coefficient = most > 0 ? most / (length + 1e-6f) : 1.0f;
-  *clip.as<float>() = coefficient > 1.0f ? 1.0f : coefficient;
+  *clip.as<float>() = std::isfinite(length) ? (coefficient > 1.0f ? 1.0f : coefficient) / by : 0.0f;
 }
 
 void adamw(const OpCall& call) {
   const Tensor &grads = input(call, 0), &clip = input(call, 1), &hyper = input(call, 2), &segments = input(call, 3);
-  const char* const names[] = {"params", "m8", "v8", "m8_absmax", "v8_absmax", "m32", "v32"};
-  check_operand(call, grads, "grads", kIsF32, {kAny});
-  const int64_t total = grads.dim(0);
-  check_operand(call, clip, "clip", kIsF32, {1});
-  check_operand(call, hyper, "hyper", kIsF32, {8});
-  check_operand(call, segments, "segments", kIsI32, {kAny, 6});
-  check_operand(call, output(call, 0), names[0], kIsF32, {total});
-  for (int i = 1; i < 7; ++i) {  // a state that no segment uses may be absent or empty
-    const Tensor& state = output(call, i);
-    if (!state.present()) continue;
-    check_dtype(call, state, names[i], i <= 2 ? kIsU8 : kIsF32);
-    check_shape(call, state, names[i], {kAny});
-  }
-  const int64_t size8 = output(call, 1).numel(), size32 = output(call, 5).numel();
-  check_numel(call, output(call, 2), names[2], size8);
-  check_numel(call, output(call, 3), names[3], (size8 + kStateBlock - 1) / kStateBlock);
-  check_numel(call, output(call, 4), names[4], (size8 + kStateBlock - 1) / kStateBlock);
-  check_numel(call, output(call, 6), names[6], size32);
-  const int64_t variant = call.attrs->integer("variant", 0);
-  VLTUNE_CHECK(variant == 0 || variant == 1, "ERR_ARGUMENT", "%s: variant is %lld, expected 0 (bitsandbytes) or 1 (torch)", call.op,
-               static_cast<long long>(variant));
+  const AdamwSizes sizes = check_adamw(call);
   const int32_t* rows = segments.as<int32_t>();
   const int64_t count = segments.dim(0);
   int64_t chunks = 0;
   for (int64_t k = 0; k < count; ++k) {
     const Segment s = read_segment(rows + k * 6);
-    const int64_t state_size = s.is_8bit ? size8 : size32;
-    VLTUNE_CHECK(s.offset >= 0 && s.numel >= 0 && s.state >= 0 && s.offset + s.numel <= total && s.state + s.numel <= state_size,
+    const int64_t state_size = s.is_8bit ? sizes.state8 : sizes.state32;
+    VLTUNE_CHECK(s.offset >= 0 && s.numel >= 0 && s.state >= 0 && s.offset + s.numel <= sizes.params && s.state + s.numel <= state_size,
                  "ERR_ARGUMENT",
                  "%s: segments[%lld] is elements %lld..%lld of params, %lld..%lld of %s state; those hold %lld and %lld", call.op,
                  static_cast<long long>(k), static_cast<long long>(s.offset), static_cast<long long>(s.offset + s.numel),
                  static_cast<long long>(s.state), static_cast<long long>(s.state + s.numel), s.is_8bit ? "8-bit" : "32-bit",
-                 static_cast<long long>(total), static_cast<long long>(state_size));
-    VLTUNE_CHECK(!s.is_8bit || variant == 0, "ERR_ARGUMENT", "%s: segments[%lld] has 8-bit state, which variant 1 (torch) has not",
+                 static_cast<long long>(sizes.params), static_cast<long long>(state_size));
+    VLTUNE_CHECK(!s.is_8bit || !sizes.torch, "ERR_ARGUMENT", "%s: segments[%lld] has 8-bit state, which variant 1 (torch) has not",
                  call.op, static_cast<long long>(k));
     chunks += (s.numel + kChunk - 1) / kChunk;
   }
   const Arrays a = {output(call, 0).as<float>(), grads.as<float>(),           output(call, 1).as<uint8_t>(), output(call, 2).as<uint8_t>(),
                     output(call, 3).as<float>(), output(call, 4).as<float>(), output(call, 5).as<float>(),   output(call, 6).as<float>()};
-  const Step shared = make_step(hyper.as<float>(), *clip.as<float>(), variant == 1);
+  if (*clip.as<float>() == 0) return;
+  const Step shared = make_step(hyper.as<float>(), *clip.as<float>(), sizes.torch);
   const bool weight_decay = hyper.as<float>()[4] > 0;
   // One task a chunk; all segments' chunks are counted through.
   call.pool->parallel_for(chunks, 1, [&](int64_t begin, int64_t) {
@@ -257,7 +235,7 @@ void adamw(const OpCall& call) {
         const int n = static_cast<int>(last - i < kStateBlock ? last - i : kStateBlock);
         step_8bit_block(p + i, g + i, a.m8 + state, a.v8 + state, a.m8_absmax + state / kStateBlock, a.v8_absmax + state / kStateBlock, n, step);
       }
-    } else if (variant == 0) {
+    } else if (!sizes.torch) {
       step_32bit_bitsandbytes(p + first, g + first, a.m32 + s.state + first, a.v32 + s.state + first, last - first, step);
     } else {
       step_32bit_torch(p + first, g + first, a.m32 + s.state + first, a.v32 + s.state + first, last - first, step);

@@ -173,19 +173,15 @@ void attention_cached_of(const OpCall& call, const Shape& s, int64_t past) {
 }  // namespace
 
 size_t attention_workspace(const OpCall& call) {
-  const Shape s = shape_of(call, input(call, 0));
+  const Shape s{attention_shape(call, input(call, 0))};
   const int64_t sequences = std::max<int64_t>(input(call, 3).shape[0] - 1, 0);
   return round_up(sizeof(Block) * static_cast<size_t>(most_blocks(s.tokens, sequences))) +
          sizeof(ForwardScratch) * static_cast<size_t>(call.pool->size());
 }
 
 void attention(const OpCall& call) {
-  const Shape s = shape_of(call, input(call, 0));
-  check_keys(call, input(call, 1), "k", s, s.tokens);
-  check_keys(call, input(call, 2), "v", s, s.tokens);
-  check_queries(call, output(call, 0), "o", s);
-  check_operand(call, output(call, 1), "lse", kIsF32, {s.heads, s.tokens});
-  const int64_t sequences = check_bounds(call, input(call, 3), s.tokens);
+  const Shape s{check_attention(call)};
+  const int64_t sequences = read_bounds(call, input(call, 3), s.tokens);
   if (s.tokens == 0) return;
   if (s.dtype == DType::F32)
     attention_of<float>(call, s, sequences);
@@ -194,21 +190,13 @@ void attention(const OpCall& call) {
 }
 
 size_t attention_backward_workspace(const OpCall& call) {
-  const Shape s = shape_of(call, input(call, 1));
+  const Shape s{attention_shape(call, input(call, 1))};
   return Sums(s, call.pool->size()).bytes() + sizeof(BackwardScratch) * static_cast<size_t>(call.pool->size());
 }
 
 void attention_backward(const OpCall& call) {
-  const Shape s = shape_of(call, input(call, 1));
-  check_queries(call, input(call, 0), "do", s);
-  check_keys(call, input(call, 2), "k", s, s.tokens);
-  check_keys(call, input(call, 3), "v", s, s.tokens);
-  check_queries(call, input(call, 4), "o", s);
-  check_operand(call, input(call, 5), "lse", kIsF32, {s.heads, s.tokens});
-  check_queries(call, output(call, 0), "dq", s);
-  check_keys(call, output(call, 1), "dk", s, s.tokens);
-  check_keys(call, output(call, 2), "dv", s, s.tokens);
-  const int64_t sequences = check_bounds(call, input(call, 6), s.tokens);
+  const Shape s{check_attention_backward(call)};
+  const int64_t sequences = read_bounds(call, input(call, 6), s.tokens);
   if (s.tokens == 0) return;
   if (s.dtype == DType::F32)
     attention_backward_of<float>(call, s, sequences);
@@ -218,7 +206,7 @@ void attention_backward(const OpCall& call) {
 
 size_t attention_cached_workspace(const OpCall& call) {
   // Enough for either way and any number of tokens up to this one: a program asks once, for its longest run.
-  const Shape s = shape_of(call, input(call, 0));
+  const Shape s{attention_shape(call, input(call, 0))};
   check_keys(call, output(call, 1), "k_cache", s, kAny);
   const int64_t stretches = (output(call, 1).shape[0] + kStretch - 1) / kStretch;
   const int64_t rows = std::min<int64_t>(s.tokens * s.group(), kDecodeRows);
@@ -227,14 +215,8 @@ size_t attention_cached_workspace(const OpCall& call) {
 }
 
 void attention_cached(const OpCall& call) {
-  const Shape s = shape_of(call, input(call, 0));
-  check_keys(call, input(call, 1), "k", s, s.tokens);
-  check_keys(call, input(call, 2), "v", s, s.tokens);
-  check_operand(call, input(call, 3), "past", kIsI32, {1});
-  check_queries(call, output(call, 0), "o", s);
-  check_keys(call, output(call, 1), "k_cache", s, kAny);
+  const Shape s{check_attention_cached(call)};
   const int64_t capacity = output(call, 1).shape[0];
-  check_keys(call, output(call, 2), "v_cache", s, capacity);
   const int32_t past = *input(call, 3).as<int32_t>();
   VLTUNE_CHECK(past >= 0 && past + s.tokens <= capacity, "ERR_ARGUMENT",
                "%s: past is %d, expected 0 to %lld (a cache of %lld rows less %lld new ones)", call.op, past,

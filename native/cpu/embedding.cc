@@ -1,6 +1,6 @@
 #include "../ops/embedding.h"
 
-#include "../ops/check.h"
+#include "../ops/embedding_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
@@ -9,10 +9,8 @@ namespace vltune::cpu::VLTUNE_ISA {
 
 void embedding(const OpCall& call) {
   const Tensor &ids = input(call, 0), &weight = input(call, 1), &y = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny});
-  check_operand(call, weight, "weight", kIsFloat, {kAny, kAny});
+  check_embedding(call, ids, weight, y);
   const int64_t n = ids.dim(0), d = weight.dim(1);
-  check_operand(call, y, "y", kIsActivation, {n, d});
   const int32_t* id = ids.as<int32_t>();
   check_ids(call, "ids", id, n, weight.dim(0));
   with_float(weight.dtype, [&](auto weight_tag) {
@@ -29,11 +27,8 @@ void embedding(const OpCall& call) {
 // Threads take columns, so each element of dweight is summed by one thread, in ascending t.
 void embedding_backward(const OpCall& call) {
   const Tensor &ids = input(call, 0), &dy = input(call, 1), &dweight = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny});
-  const int64_t n = ids.dim(0);
-  check_operand(call, dy, "dy", kIsActivation, {n, kAny});
-  const int64_t d = dy.dim(1);
-  check_operand(call, dweight, "dweight", kIsF32, {kAny, d});
+  check_embedding_backward(call, ids, dy, dweight);
+  const int64_t n = ids.dim(0), d = dy.dim(1);
   const int32_t* id = ids.as<int32_t>();
   check_ids(call, "ids", id, n, dweight.dim(0));
   float* sums = dweight.as<float>();

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/linear_checks.h"
 #include "gemm/arithmetic.h"
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
@@ -32,16 +32,6 @@ Operand masked(Operand m, const Dropout* dropout) {
   return m;
 }
 
-void check_workspace(const OpCall& call, size_t bytes) {
-  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, bytes);
-}
-
-double dropout_probability(const OpCall& call) {
-  const double p = call.attrs->number("dropout", 0);
-  VLTUNE_CHECK(p >= 0 && p < 1, "ERR_ARGUMENT", "%s: dropout must be at least 0 and below 1, got %g", call.op, p);
-  return p;
-}
-
 bool drops(const OpCall& call, const Tensor& rng) { return rng.present() && dropout_probability(call) > 0; }
 
 Dropout dropout_of(const OpCall& call, const Tensor& rng) {
@@ -54,40 +44,8 @@ Dropout dropout_of(const OpCall& call, const Tensor& rng) {
           static_cast<float>(1.0 / (1.0 - p))};
 }
 
-// The adapter's rank; 0 without one.
-int64_t check_adapter(const OpCall& call, const Tensor& a, const Tensor& b, int64_t in, int64_t out) {
-  if (!a.present()) {
-    check_absent(call, b, "lora_b", "without lora_a");
-    return 0;
-  }
-  check_operand(call, a, "lora_a", kIsF32, {kAny, in});
-  check_operand(call, b, "lora_b", kIsF32, {out, a.shape[0]});
-  return a.shape[0];
-}
-
-struct Forward {
-  Tensor x, weight, bias, a, b, rng, y, u;
-  int64_t n, in, out, rank;
-};
-
-Forward forward_of(const OpCall& call) {
-  Forward f{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), input(call, 5), output(call, 0), output(call, 1), 0, 0, 0, 0};
-  check_operand(call, f.x, "x", kIsActivation, {kAny, kAny});
-  f.n = f.x.shape[0];
-  f.in = f.x.shape[1];
-  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {kAny, f.in});
-  f.out = f.weight.shape[0];
-  if (f.bias.present()) check_operand(call, f.bias, "bias", kIsActivation, {f.out});
-  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
-  if (f.a.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
-  else check_absent(call, f.u, "u", "without lora_a");
-  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
-  check_operand(call, f.y, "y", dtype_bit(f.x.dtype), {f.n, f.out});
-  return f;
-}
-
 // u = scale * drop(x) A^T
-Gemm down_product(const OpCall& call, const Forward& f, const Dropout* dropout) {
+Gemm down_product(const OpCall& call, const LinearForward& f, const Dropout* dropout) {
   Gemm g;
   g.m = f.n;
   g.n = f.rank;
@@ -99,7 +57,7 @@ Gemm down_product(const OpCall& call, const Forward& f, const Dropout* dropout) 
 }
 
 // y = x W^T + bias + u B^T
-Gemm forward_product(const Forward& f) {
+Gemm forward_product(const LinearForward& f) {
   Gemm g;
   g.m = f.n;
   g.n = f.out;
@@ -113,43 +71,18 @@ Gemm forward_product(const Forward& f) {
   return g;
 }
 
-AdapterProducts forward_products(const OpCall& call, const Forward& f, const Dropout* dropout) {
+AdapterProducts forward_products(const OpCall& call, const LinearForward& f, const Dropout* dropout) {
   AdapterProducts p;
   if (f.a.present()) p.down = down_product(call, f, dropout);
   p.main = forward_product(f);
   return p;
 }
 
-struct Backward {
-  Tensor dy, x, weight, a, b, u, rng, dx, dweight, dbias, da, db;
-  int64_t n, in, out, rank;
+struct Backward : LinearBackward {
   bool needs_v() const { return a.present() && (dx.present() || da.present()); }
 };
 
-Backward backward_of(const OpCall& call) {
-  Backward f{input(call, 0),  input(call, 1),  input(call, 2),  input(call, 3),  input(call, 4), input(call, 5), input(call, 6),
-             output(call, 0), output(call, 1), output(call, 2), output(call, 3), output(call, 4), 0,             0, 0, 0};
-  check_operand(call, f.dy, "dy", kIsActivation, {kAny, kAny});
-  f.n = f.dy.shape[0];
-  f.out = f.dy.shape[1];
-  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {f.out, kAny});
-  f.in = f.weight.shape[1];
-  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
-  const unsigned same = dtype_bit(f.dy.dtype);
-  if (f.x.present() || f.dweight.present() || f.da.present()) check_operand(call, f.x, "x", same, {f.n, f.in});
-  if (f.u.present() || f.db.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
-  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
-  if (f.dx.present()) check_operand(call, f.dx, "dx", same, {f.n, f.in});
-  if (f.dweight.present()) check_operand(call, f.dweight, "dweight", kIsF32, {f.out, f.in});
-  if (f.dbias.present()) check_operand(call, f.dbias, "dbias", kIsF32, {f.out});
-  if (!f.a.present()) {
-    check_absent(call, f.da, "da", "without lora_a");
-    check_absent(call, f.db, "db", "without lora_a");
-  }
-  if (f.da.present()) check_operand(call, f.da, "da", kIsF32, {f.rank, f.in});
-  if (f.db.present()) check_operand(call, f.db, "db", kIsF32, {f.out, f.rank});
-  return f;
-}
+Backward backward_of(const OpCall& call) { return {check_linear_backward(call)}; }
 
 // The products of the backward pass, over the same scratch memory one after the other: v, and db transposed, lie before it.
 struct BackwardProducts {
@@ -246,14 +179,14 @@ void add_columns(const T* values, int64_t rows, int64_t columns, float* sums, Th
 }  // namespace
 
 size_t linear_workspace(const OpCall& call) {
-  const Forward f = forward_of(call);
+  const LinearForward f = check_linear(call);
   const int threads = call.pool->size();
   const Dropout dropout{};
   return gemm_workspace(forward_products(call, f, drops(call, f.rng) ? &dropout : nullptr), threads);
 }
 
 void linear(const OpCall& call) {
-  const Forward f = forward_of(call);
+  const LinearForward f = check_linear(call);
   check_workspace(call, linear_workspace(call));
   Dropout dropout{};
   const bool drop = drops(call, f.rng);

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "../ops/check.h"
+#include "../ops/linear_cross_entropy_checks.h"
 #include "gemm/gemm.h"
 
 namespace vltune::cpu::VLTUNE_ISA {
@@ -16,29 +16,16 @@ constexpr int64_t kLeastRows = 32;
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-struct Call {
-  Tensor x, weight, targets, loss_scale, loss, dx, dweight;
-  int64_t n, d, vocab, chunk;
-  bool bf16, trains;
+// The list of rows spares a GPU the look at the targets; here they are read anyway.
+struct Call : LinearCrossEntropy {
+  int64_t chunk;
+  bool bf16;
   size_t row_bytes() const { return size_t(d) * (bf16 ? 2 : 4); }
 };
 
 Call read_call(const OpCall& call) {
-  Call c{input(call, 0), input(call, 1), input(call, 2), input(call, 3), output(call, 0), output(call, 1), output(call, 2), 0, 0, 0, 0, false, false};
-  check_operand(call, c.x, "x", kIsActivation, {kAny, kAny});
-  c.n = c.x.shape[0];
-  c.d = c.x.shape[1];
-  check_operand(call, c.weight, "weight", kIsFloat | kIsNf4, {kAny, c.d});
-  c.vocab = c.weight.shape[0];
-  check_operand(call, c.targets, "targets", kIsI32, {c.n});
-  check_operand(call, c.loss_scale, "loss_scale", kIsF32, {1});
-  // The list of rows spares a GPU the look at the targets; here they are read anyway.
-  if (const Tensor& rows = input(call, 4); rows.present()) check_operand(call, rows, "rows", kIsI32, {kAny});
-  check_operand(call, c.loss, "loss", kIsF32, {1});
-  if (c.dx.present()) check_operand(call, c.dx, "dx", dtype_bit(c.x.dtype), {c.n, c.d});
-  if (c.dweight.present()) check_operand(call, c.dweight, "dweight", kIsF32, {c.vocab, c.d});
+  Call c{check_linear_cross_entropy(call), 0, false};
   c.bf16 = c.x.dtype == DType::BF16;
-  c.trains = c.dx.present() || c.dweight.present();
   int64_t rows = kChunkBytes / 4 / (c.vocab > 0 ? c.vocab : 1);
   if (rows < kLeastRows) rows = kLeastRows;
   const int64_t chunks = (c.n + rows - 1) / rows;
@@ -185,7 +172,7 @@ size_t linear_cross_entropy_workspace(const OpCall& call) { return layout(read_c
 void linear_cross_entropy(const OpCall& call) {
   const Call c = read_call(call);
   const Layout l = layout(c, call.pool->size());
-  VLTUNE_CHECK(call.workspace_bytes >= l.bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes, l.bytes);
+  check_workspace(call, l.bytes);
   const int32_t* targets = c.targets.as<int32_t>();
   check_ids(call, "targets", targets, c.n, c.vocab, kIgnored);
   char* scratch = static_cast<char*>(call.workspace);

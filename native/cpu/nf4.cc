@@ -2,11 +2,11 @@
 
 #include <type_traits>
 
-#include "../ops/check.h"
+#include "../ops/code_tables.h"
+#include "../ops/nf4_checks.h"
 #include "dispatch.h"
 #include "dynamic_map.h"
 #include "nf4.h"
-#include "nf4_tables.h"
 #include "partition.h"
 #include "simd.h"
 
@@ -356,11 +356,8 @@ void nf4_read(const Tensor& x, int64_t first, int64_t count, Bf16* to) { read(x,
 
 void nf4_quantize(const OpCall& call) {
   const Tensor &x = input(call, 0), &codes = output(call, 0), &absmax = output(call, 1);
-  check_present(call, x, "x");
-  check_dtype(call, x, "x", kIsFloat);
-  const int64_t n = x.numel(), blocks = (n + kBlock - 1) / kBlock;
-  check_operand(call, codes, "codes", kIsU8, {(n + 1) / 2});
-  check_operand(call, absmax, "absmax", kIsF32, {blocks});
+  check_nf4_quantize(call, x, codes, absmax);
+  const int64_t n = x.numel(), blocks = absmax.dim(0);
   uint8_t* to = codes.as<uint8_t>();
   float* scale = absmax.as<float>();
   with_float(x.dtype, [&](auto tag) {
@@ -414,11 +411,8 @@ const SteppedCodes& stepped_codes() {
 
 void nf4_quantize_absmax(const OpCall& call) {
   const Tensor &absmax = input(call, 0), &codes = output(call, 0), &nested = output(call, 1), &offset = output(call, 2);
-  check_operand(call, absmax, "absmax", kIsF32, {kAny});
-  const int64_t n = absmax.dim(0), blocks = (n + kNf4NestedBlock - 1) / kNf4NestedBlock;
-  check_operand(call, codes, "absmax_u8", kIsU8, {n});
-  check_operand(call, nested, "nested_absmax", kIsF32, {blocks});
-  check_operand(call, offset, "offset", kIsF32, {1});
+  check_nf4_quantize_absmax(call, absmax, codes, nested, offset);
+  const int64_t n = absmax.dim(0), blocks = nested.dim(0);
   if (n == 0) return;
   const float* x = absmax.as<float>();
   const float mean = (n < 8 ? cascade_sum<1>(x, n) : cascade_sum<8>(x, n)) / static_cast<float>(n);
@@ -441,11 +435,7 @@ void nf4_quantize_absmax(const OpCall& call) {
 
 void nf4_dequantize(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
-  check_present(call, x, "x");
-  check_present(call, y, "y");
-  check_dtype(call, x, "x", kIsNf4);
-  check_dtype(call, y, "y", kIsActivation);
-  check_numel(call, y, "y", x.numel());
+  check_nf4_dequantize(call, x, y);
   with_activation(y.dtype, [&](auto tag) {
     auto* to = y.as<decltype(tag)>();
     call.pool->parallel_for(x.numel(), kElementGrain, [&](int64_t begin, int64_t end) { read(x, begin, end - begin, to + begin); });
@@ -454,8 +444,7 @@ void nf4_dequantize(const OpCall& call) {
 
 void dynamic_map(const OpCall& call) {
   const Tensor &of_signed = output(call, 0), &of_unsigned = output(call, 1);
-  check_operand(call, of_signed, "signed", kIsF32, {256});
-  check_operand(call, of_unsigned, "unsigned", kIsF32, {256});
+  check_dynamic_map(call, of_signed, of_unsigned);
   std::memcpy(of_signed.data, kDynamicMapSigned, sizeof kDynamicMapSigned);
   std::memcpy(of_unsigned.data, kDynamicMapUnsigned, sizeof kDynamicMapUnsigned);
 }

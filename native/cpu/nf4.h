@@ -1,7 +1,7 @@
 // Reading NF4 tensors, for the ops that take them as weights.
 #pragma once
+#include "../ops/code_tables.h"
 #include "../runtime/tensor.h"
-#include "nf4_tables.h"
 #include "simd.h"
 
 namespace vltune::cpu::VLTUNE_ISA {

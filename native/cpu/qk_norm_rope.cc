@@ -2,8 +2,7 @@
 
 #include <cmath>
 
-#include "../ops/check.h"
-#include "../ops/rope_sections.h"
+#include "../ops/qk_norm_rope_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "rotate.h"
@@ -121,28 +120,12 @@ void backward_head(const D* dy, const D* x, const W* weight, float rstd, const f
   });
 }
 
-struct Heads { int64_t n, heads, dim, half; };
-
-Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsActivation, {kAny, kAny});
-  const int64_t dim = call.attrs->integer("head_dim", 0);
-  VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
-               static_cast<long long>(dim));
-  VLTUNE_CHECK(x.dim(1) % dim == 0, "ERR_SHAPE", "%s: %s has %lld columns, expected a multiple of head_dim %lld", call.op, name,
-               static_cast<long long>(x.dim(1)), static_cast<long long>(dim));
-  return {x.dim(0), x.dim(1) / dim, dim, dim / 2};
-}
-
 }  // namespace
 
 void rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
-  check_operand(call, positions, "positions", kIsI32, {3, kAny});
-  const int64_t n = positions.dim(1);
-  check_operand(call, cos, "cos", kIsF32, {n, kAny});
-  const int64_t half = cos.dim(1);
-  check_operand(call, sin, "sin", kIsF32, {n, half});
-  const RopeSections section = rope_sections(call, half);
+  const RopeSections section = check_rope_table(call);
+  const int64_t n = positions.dim(1), half = cos.dim(1);
   auto axis = [&](int64_t j) -> int64_t {
     if (!section.interleaved) return j < section.t ? 0 : j < section.t + section.h ? 1 : 2;
     if (j % 3 == 1 && j < 3 * section.h) return 1;
@@ -173,16 +156,7 @@ void rope_table(const OpCall& call) {
 void qk_norm_rope(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &cos = input(call, 2), &sin = input(call, 3);
   const Tensor &y = output(call, 0), &rstd = output(call, 1);
-  const Heads shape = check_heads(call, x, "x");
-  check_operand(call, cos, "cos", kIsF32, {shape.n, shape.half});
-  check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {shape.n, x.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-  }
+  const Heads shape = check_qk_norm_rope(call);
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
@@ -211,20 +185,7 @@ size_t qk_norm_rope_backward_workspace(const OpCall& call) {
 void qk_norm_rope_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &x = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3), &cos = input(call, 4),
                &sin = input(call, 5), &dx = output(call, 0), &dweight = output(call, 1);
-  const Heads shape = check_heads(call, dy, "dy");
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, x, "x", dtype, {shape.n, dy.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {shape.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {shape.n, shape.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-    check_absent(call, dweight, "dweight", "without weight");
-  }
-  check_operand(call, cos, "cos", kIsF32, {shape.n, shape.half});
-  check_operand(call, sin, "sin", kIsF32, {shape.n, shape.half});
-  check_operand(call, dx, "dx", dtype, {shape.n, dy.dim(1)});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {shape.dim});
+  const Heads shape = check_qk_norm_rope_backward(call);
 
   float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;
   const int64_t range = partial ? row_range(shape.n) : row_grain(dy.dim(1));

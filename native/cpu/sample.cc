@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/sample_checks.h"
 #include "dispatch.h"
 #include "simd.h"
 
@@ -54,17 +54,8 @@ size_t sample_workspace(const OpCall& call) { return static_cast<size_t>(input(c
 
 void sample(const OpCall& call) {
   const Tensor &logits = input(call, 0), &sampling = input(call, 1), &uniform = input(call, 2);
-  check_operand(call, logits, "logits", kIsActivation, {1, kAny});
-  check_operand(call, sampling, "sampling", kIsF32, {4});
-  check_operand(call, uniform, "uniform", kIsF32, {kAny});
+  check_sample(call);
   const int64_t vocab = logits.dim(1), steps = uniform.dim(0);
-  VLTUNE_CHECK(vocab > 0, "ERR_SHAPE", "%s: logits has no element", call.op);
-  check_operand(call, output(call, 0), "seen", kIsU8, {vocab});
-  check_operand(call, output(call, 1), "ids", kIsI32, {1});
-  check_operand(call, output(call, 2), "positions", kIsI32, {3, 1});
-  check_operand(call, output(call, 3), "past", kIsI32, {1});
-  check_operand(call, output(call, 4), "tokens", kIsI32, {steps});
-  check_operand(call, output(call, 5), "count", kIsI32, {1});
   auto* seen = output(call, 0).as<uint8_t>();
   auto* count = output(call, 5).as<int32_t>();
   const int32_t t = *count;

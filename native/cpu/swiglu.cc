@@ -1,6 +1,6 @@
 #include "../ops/swiglu.h"
 
-#include "../ops/check.h"
+#include "../ops/swiglu_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
@@ -9,10 +9,8 @@ namespace vltune::cpu::VLTUNE_ISA {
 
 void swiglu(const OpCall& call) {
   const Tensor &gate = input(call, 0), &up = input(call, 1), &y = output(call, 0);
-  check_operand(call, gate, "gate", kIsActivation, {kAny, kAny});
+  check_swiglu(call, gate, up, y);
   const int64_t n = gate.dim(0), f = gate.dim(1);
-  check_operand(call, up, "up", dtype_bit(gate.dtype), {n, f});
-  check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
   with_activation(gate.dtype, [&](auto tag) {
     using D = decltype(tag);
     call.pool->parallel_for(n * f, kElementGrain, [&](int64_t begin, int64_t end) {
@@ -30,13 +28,8 @@ void swiglu(const OpCall& call) {
 void swiglu_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &gate = input(call, 1), &up = input(call, 2);
   const Tensor &dgate = output(call, 0), &dup = output(call, 1);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_swiglu_backward(call, dy, gate, up, dgate, dup);
   const int64_t n = dy.dim(0), f = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, gate, "gate", dtype, {n, f});
-  check_operand(call, up, "up", dtype, {n, f});
-  check_operand(call, dgate, "dgate", dtype, {n, f});
-  check_operand(call, dup, "dup", dtype, {n, f});
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
     call.pool->parallel_for(n * f, kElementGrain, [&](int64_t begin, int64_t end) {

@@ -3,9 +3,9 @@
 #include <cfloat>
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/adamw_checks.h"
+#include "../ops/code_tables.h"
 #include "device.h"
-#include "dynamic_map.cuh"
 #include "fast_math.cuh"
 #include "vector.cuh"
 
@@ -55,16 +55,22 @@ __device__ double sum_of_squares(const float* g, int64_t n, bool is_aligned) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-__device__ void finish_norm(const double* partial, int ranges, float most, float* norm, float* clip, double* shared) {
+// What is made of the sum of squares: native/ops/adamw.h. `scale` is nullptr where there is none.
+struct Norm {
+  float most;
+  const float* scale;
+  float *norm, *clip;
+};
+
+__device__ void finish_norm(const double* partial, int ranges, const Norm& of, double* shared) {
   double sum = 0;
   for (int r = threadIdx.x; r < ranges; r += kNormThreads) sum += partial[r];
   sum = block_sum_f64(sum, shared);
   if (threadIdx.x != 0) return;
-  const float length = static_cast<float>(::sqrt(sum));
-  *norm = length;
-  // Written so that a NaN norm gives a NaN clip, as torch.clamp does.
-  const float coefficient = most > 0 ? __fdiv_rn(most, __fadd_rn(length, 1e-6f)) : 1.0f;
-  *clip = coefficient > 1.0f ? 1.0f : coefficient;
+  const float by = of.scale ? *of.scale : 1.0f, length = __fdiv_rn(static_cast<float>(::sqrt(sum)), by);
+  *of.norm = length;
+  const float coefficient = of.most > 0 ? __fdiv_rn(of.most, __fadd_rn(length, 1e-6f)) : 1.0f;
+  *of.clip = length < INFINITY ? __fdiv_rn(coefficient > 1.0f ? 1.0f : coefficient, by) : 0.0f;
 }
 
 __global__ void __launch_bounds__(kNormThreads) add_ranges(const float* g, int64_t n, int64_t range, bool is_aligned, double* partial) {
@@ -74,14 +80,13 @@ __global__ void __launch_bounds__(kNormThreads) add_ranges(const float* g, int64
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kNormThreads) add_partials(const double* partial, int ranges, float most, float* norm, float* clip) {
+__global__ void __launch_bounds__(kNormThreads) add_partials(const double* partial, int ranges, Norm of) {
   __shared__ double shared[kNormThreads / kWarp];
-  finish_norm(partial, ranges, most, norm, clip, shared);
+  finish_norm(partial, ranges, of, shared);
 }
 
 // Both by one block, to the same bits: for short lists, and where there is no workspace.
-__global__ void __launch_bounds__(kNormThreads) norm_of(const float* g, int64_t n, int64_t range, bool is_aligned, float most, float* norm,
-                                                        float* clip) {
+__global__ void __launch_bounds__(kNormThreads) norm_of(const float* g, int64_t n, int64_t range, bool is_aligned, Norm of) {
   __shared__ double shared[kNormThreads / kWarp];
   __shared__ double partial[kRanges];
   int ranges = 0;
@@ -90,12 +95,12 @@ __global__ void __launch_bounds__(kNormThreads) norm_of(const float* g, int64_t 
     if (threadIdx.x == 0) partial[ranges] = sum;
   }
   __syncthreads();
-  finish_norm(partial, ranges, most, norm, clip, shared);
+  finish_norm(partial, ranges, of, shared);
 }
 
 // ---- codes of 8-bit state -------------------------------------------------------------------------------------------
 
-constexpr int kStateBlock = 256;  // elements that share an absmax; bitsandbytes' blockwise optimizers
+constexpr int kStateBlock = kAdamwBlock;
 
 // The code that bitsandbytes' search (quantize_2D) ends at: the nearest by F32 midpoints, a tie goes to the even code.
 //
@@ -491,6 +496,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) update(con
   __syncthreads();
 
   const Step& step = shared_step;
+  if (step.clip == 0) return;
   // No number comes from these that is none.
   const bool is_plain = a.is_aligned && fabsf(step.clip) < INFINITY && step.one_minus_beta1 > 0 && step.one_minus_beta2 > 0;
   int64_t begin = 0, end = 0;  // the segment's blocks
@@ -527,23 +533,21 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) update(con
 }  // namespace
 
 void grad_norm(const OpCall& call) {
-  const Tensor &grads = input(call, 0), &norm = output(call, 0), &clip = output(call, 1);
-  check_operand(call, grads, "grads", kIsF32, {kAny});
-  check_operand(call, norm, "norm", kIsF32, {1});
-  check_operand(call, clip, "clip", kIsF32, {1});
+  const Tensor &grads = input(call, 0), &scale = input(call, 1), &norm = output(call, 0), &clip = output(call, 1);
+  check_grad_norm(call, grads, scale, norm, clip);
   const int64_t n = grads.dim(0), range = norm_range(n);
-  const auto most = static_cast<float>(call.attrs->number("max_grad_norm", 0));
+  const Norm of{static_cast<float>(call.attrs->number("max_grad_norm", 0)), scale.as<float>(), norm.as<float>(), clip.as<float>()};
   const bool aligned = all_aligned(kVectorBytes, grads.data);
   const int ranges = static_cast<int>(ceil_div(n, range));
   if (ranges <= 1 || call.workspace_bytes < sizeof(double) * static_cast<size_t>(ranges)) {
-    norm_of<<<1, kNormThreads, 0, stream_of(call)>>>(grads.as<float>(), n, range, aligned, most, norm.as<float>(), clip.as<float>());
+    norm_of<<<1, kNormThreads, 0, stream_of(call)>>>(grads.as<float>(), n, range, aligned, of);
     check_launch(call);
     return;
   }
   auto* partial = static_cast<double*>(call.workspace);
   add_ranges<<<ranges, kNormThreads, 0, stream_of(call)>>>(grads.as<float>(), n, range, aligned, partial);
   check_launch(call);
-  add_partials<<<1, kNormThreads, 0, stream_of(call)>>>(partial, ranges, most, norm.as<float>(), clip.as<float>());
+  add_partials<<<1, kNormThreads, 0, stream_of(call)>>>(partial, ranges, of);
   check_launch(call);
 }
 
@@ -551,27 +555,7 @@ size_t grad_norm_workspace(const OpCall&) { return sizeof(double) * kRanges; }
 
 void adamw(const OpCall& call) {
   const Tensor &grads = input(call, 0), &clip = input(call, 1), &hyper = input(call, 2), &segments = input(call, 3);
-  const char* const names[] = {"params", "m8", "v8", "m8_absmax", "v8_absmax", "m32", "v32"};
-  check_operand(call, grads, "grads", kIsF32, {kAny});
-  const int64_t total = grads.dim(0);
-  check_operand(call, clip, "clip", kIsF32, {1});
-  check_operand(call, hyper, "hyper", kIsF32, {8});
-  check_operand(call, segments, "segments", kIsI32, {kAny, 6});
-  check_operand(call, output(call, 0), names[0], kIsF32, {total});
-  for (int i = 1; i < 7; ++i) {  // a state that no segment uses may be absent or empty
-    const Tensor& state = output(call, i);
-    if (!state.present()) continue;
-    check_dtype(call, state, names[i], i <= 2 ? kIsU8 : kIsF32);
-    check_shape(call, state, names[i], {kAny});
-  }
-  const int64_t size8 = output(call, 1).numel(), size32 = output(call, 5).numel();
-  check_numel(call, output(call, 2), names[2], size8);
-  check_numel(call, output(call, 3), names[3], ceil_div(size8, kStateBlock));
-  check_numel(call, output(call, 4), names[4], ceil_div(size8, kStateBlock));
-  check_numel(call, output(call, 6), names[6], size32);
-  const int64_t variant = call.attrs->integer("variant", 0);
-  VLTUNE_CHECK(variant == 0 || variant == 1, "ERR_ARGUMENT", "%s: variant is %lld, expected 0 (bitsandbytes) or 1 (torch)", call.op,
-               static_cast<long long>(variant));
+  const AdamwSizes sizes = check_adamw(call);
   if (segments.dim(0) == 0) return;
   const Arrays a = {output(call, 0).as<float>(),
                     grads.as<float>(),
@@ -584,17 +568,17 @@ void adamw(const OpCall& call) {
                     clip.as<float>(),
                     hyper.as<float>(),
                     segments.as<int32_t>(),
-                    total,
-                    size8,
-                    size32,
+                    sizes.params,
+                    sizes.state8,
+                    sizes.state32,
                     segments.dim(0),
                     all_aligned(kVectorBytes, output(call, 0).data, grads.data, output(call, 5).data, output(call, 6).data) &&
                         all_aligned(4, output(call, 1).data, output(call, 2).data),
                     call.fault};
   const int64_t most = int64_t{device().multiprocessors} * kBlocksPerMultiprocessor;
-  const int64_t needed = ceil_div(ceil_div(total, kStateBlock) + 1, kWarps);
+  const int64_t needed = ceil_div(ceil_div(sizes.params, kStateBlock) + 1, kWarps);
   const auto blocks = static_cast<unsigned>(needed < most ? needed : most);
-  const auto kernel = variant == 1 ? update<true, false> : size8 > 0 ? update<false, true> : update<false, false>;
+  const auto kernel = sizes.torch ? update<true, false> : sizes.state8 > 0 ? update<false, true> : update<false, false>;
   kernel<<<blocks, kThreads, 0, stream_of(call)>>>(a);
   check_launch(call);
 }

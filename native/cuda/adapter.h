@@ -1,5 +1,5 @@
-// The adapter's small products around the large one, each bound by reading one activation once. D is F32 or BF16; with BF16 the
-// factors are rounded to BF16 and sums are F32.
+// The adapter's small products around the large one, each bound by reading one activation once. D is F32, BF16 or F16; factors
+// are rounded to D, and sums are F32.
 #pragma once
 #include "device.h"
 #include "dropout.cuh"
@@ -9,9 +9,6 @@ namespace vltune::cuda {
 // The large product's second run along K is this many columns or a multiple.
 constexpr int64_t kRankStep = 16;
 __host__ __device__ constexpr int64_t padded_rank(int64_t rank) { return (rank + kRankStep - 1) / kRankStep * kRankStep; }
-
-// BF16 products by tensor cores.
-inline bool adapter_uses_mma(DType dtype) { return dtype == DType::BF16 && device().capability() >= 80; }
 
 // Copied on the way: F32[from_rows,from_columns] to D[to_rows,to_columns], zeros outside.
 struct Pad {
@@ -47,7 +44,7 @@ void adapter_through(const OpCall& call, DType dtype, int64_t n, int64_t columns
 struct Sum {
   int64_t columns = 0, rank = 0;
   const void* m = nullptr;       // D[n,columns]
-  const void* factor = nullptr;  // D[n,ld]; with BF16 ld is the padded rank, and rows start at multiples of 16 bytes
+  const void* factor = nullptr;  // D[n,ld]; with 16 bits ld is the padded rank, and rows start at multiples of 16 bytes
   int64_t ld = 0;
   bool rank_first = false;
   Dropout dropout{};             // of M

@@ -12,13 +12,6 @@
 namespace vltune::cuda {
 namespace {
 
-__device__ inline float rounded(float v, float) { return v; }
-__device__ inline float rounded(float v, Bf16) { return to_float(from_float<Bf16>(v)); }
-__device__ inline uint32_t pair_of(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 // ---- down: result = scale * drop(x) F --------------------------------------------------------------------------------
 
 constexpr int kDownThreads = 256;
@@ -41,14 +34,14 @@ template <class T> __device__ __noinline__ void pad(const Down& d) {
 }
 constexpr int64_t kPadded = int64_t{kDownThreads} * 4;  // elements of a block
 
-// An NF4 weight on its way to BF16, both flat; all blocks share it. A warp's next words are on their way while it decodes.
+// An NF4 weight on its way to T, both flat; all blocks share it. A warp's next words are on their way while it decodes.
 struct Codes {
   const uint32_t* words;   // of 8 elements; nullptr: none
   int64_t count;
   Nf4State state;
   uint4* to;
 };
-[[maybe_unused]] __device__ __noinline__ void decode(const Codes& c) {
+template <class T> __device__ __noinline__ void decode(const Codes& c) {
   constexpr int kWords = 16, kBlocks = kWords * kNf4Word / static_cast<int>(kNf4Block);  // of a lane
   constexpr int kLanesOfBlock = static_cast<int>(kNf4Block) / kNf4Word;
   if (!c.words || blockIdx.y != 0) return;
@@ -77,7 +70,7 @@ struct Codes {
       const int block = i * kWarp / kLanesOfBlock;  // and lane / kLanesOfBlock more: of the warp's blocks, lane l having l, 32 + l, ...
       const float of = __shfl_sync(kAllLanes, scale[block / kWarp], (block + lane / kLanesOfBlock) % kWarp);
       uint32_t pairs[4];
-      nf4_decode(word[i], of, code, pairs);
+      nf4_decode<T>(word[i], of, code, pairs);
       if (base + i * kWarp + lane < c.count) c.to[base + i * kWarp + lane] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
 #pragma unroll
@@ -96,15 +89,18 @@ template <class T> __device__ inline void put_down(const Down& d, int64_t row, i
 // A block has 16 * kTiles rows and up to 8 * kRanks ranks; its warps take every eighth stretch of 32 along K, and their sums are
 // added in order. Lane (g, t) reads 8 neighbours along K of row g: which of K an mma step sees at which place does not matter as long
 // as both factors agree, so no operand passes through shared memory. Likewise column c of tile j is rank kRanks * c + j.
-template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bounds__(kDownThreads) down_mma(Down d, int64_t product_blocks) {
+template <class T, int kTiles, int kRanks, bool kFactorKr>
+__global__ void __launch_bounds__(kDownThreads) down_mma(Down d, int64_t product_blocks) {
+  if constexpr (!kHasMma<T>) return;
   constexpr int kRows = 16 * kTiles, kColumns = 8 * kRanks;
   __shared__ float sums[kDownWarps][kRows][kColumns + 1];
-  pad<Bf16>(d);
+  pad<T>(d);
   if (blockIdx.x >= product_blocks) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kRows;
   const int rank0 = blockIdx.y * kColumns;
-  const Bf16* x = static_cast<const Bf16*>(d.x);
+  const T* x = static_cast<const T*>(d.x);
+  const bool wide = d.k % 8 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;  // rows are whole vectors
   const Mask mask(d.dropout);
   const bool drops = d.dropout.key != nullptr;
   float acc[kTiles][kRanks][4] = {};
@@ -117,11 +113,17 @@ template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bound
       for (int half = 0; half < 2; ++half) {
         const int64_t row = row0 + 16 * i + 8 * half + g;
         uint32_t* to = a[i][half];
+        const bool in = row < d.n;
+        if (wide) {
+          const uint4* from = reinterpret_cast<const uint4*>(x + row * d.k + k0);
+          const uint4 words = in && k0 < d.k ? __ldg(from) : make_uint4(0, 0, 0, 0);
+          to[0] = words.x, to[1] = words.y, to[2] = words.z, to[3] = words.w;
+          continue;
+        }
 #pragma unroll
         for (int e = 0; e < 8; e += 2) {
-          const bool in = row < d.n;
-          const Bf16* from = x + row * d.k + k0 + e;
-          to[e / 2] = pair_of(in && k0 + e < d.k ? to_float(from[0]) : 0.0f, in && k0 + e + 1 < d.k ? to_float(from[1]) : 0.0f);
+          const T* from = x + row * d.k + k0 + e;
+          to[e / 2] = pack_pair<T>(in && k0 + e < d.k ? to_float(from[0]) : 0.0f, in && k0 + e + 1 < d.k ? to_float(from[1]) : 0.0f);
         }
       }
     uint32_t b[kRanks][4];
@@ -136,7 +138,7 @@ template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bound
 #pragma unroll
       for (int j = 0; j < kRanks; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) b[j][e] = pair_of(f[2 * e][j], f[2 * e + 1][j]);
+        for (int e = 0; e < 4; ++e) b[j][e] = pack_pair<T>(f[2 * e][j], f[2 * e + 1][j]);
     } else {
 #pragma unroll
       for (int j = 0; j < kRanks; ++j) {
@@ -144,7 +146,7 @@ template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bound
         const float* from = d.factor + rank * d.k + k0;
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          b[j][e] = pair_of(rank < d.rank && k0 + 2 * e < d.k ? from[2 * e] : 0.0f,
+          b[j][e] = pack_pair<T>(rank < d.rank && k0 + 2 * e < d.k ? from[2 * e] : 0.0f,
                             rank < d.rank && k0 + 2 * e + 1 < d.k ? from[2 * e + 1] : 0.0f);
       }
     }
@@ -155,11 +157,11 @@ template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bound
         for (int half = 0; half < 2; ++half) {
           float v[8];
 #pragma unroll
-          for (int e = 0; e < 8; ++e) v[e] = to_float(reinterpret_cast<const Bf16*>(a[i][half])[e]);
+          for (int e = 0; e < 8; ++e) v[e] = to_float(reinterpret_cast<const T*>(a[i][half])[e]);
           mask.apply4(row0 + 16 * i + 8 * half + g, k0 / 4, v);
           mask.apply4(row0 + 16 * i + 8 * half + g, k0 / 4 + 1, v + 4);
 #pragma unroll
-          for (int e = 0; e < 4; ++e) a[i][half][e] = pair_of(v[2 * e], v[2 * e + 1]);
+          for (int e = 0; e < 4; ++e) a[i][half][e] = pack_pair<T>(v[2 * e], v[2 * e + 1]);
         }
     }
 #pragma unroll
@@ -168,7 +170,7 @@ template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bound
       for (int step = 0; step < 2; ++step) {
         const uint32_t of[4] = {a[i][0][2 * step], a[i][1][2 * step], a[i][0][2 * step + 1], a[i][1][2 * step + 1]};
 #pragma unroll
-        for (int j = 0; j < kRanks; ++j) mma_bf16(acc[i][j], of, b[j][2 * step], b[j][2 * step + 1]);
+        for (int j = 0; j < kRanks; ++j) mma<T>(acc[i][j], of, b[j][2 * step], b[j][2 * step + 1]);
       }
   }
 #pragma unroll
@@ -184,11 +186,11 @@ template <int kTiles, int kRanks, bool kFactorKr> __global__ void __launch_bound
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < kDownWarps; ++w) sum += sums[w][row][column];
-    if (rank0 + column < padded_rank(d.rank)) put_down<Bf16>(d, row0 + row, rank0 + column, d.scale * sum);
+    if (rank0 + column < padded_rank(d.rank)) put_down<T>(d, row0 + row, rank0 + column, d.scale * sum);
   }
   if (kColumns == 8) {  // ranks 8.. are padding
     for (int at = threadIdx.x; at < kRows * 8; at += kDownThreads)
-      if (row0 + at / 8 < d.n) put_down<Bf16>(d, row0 + at / 8, 8 + at % 8, 0.0f);
+      if (row0 + at / 8 < d.n) put_down<T>(d, row0 + at / 8, 8 + at % 8, 0.0f);
   }
 }
 
@@ -205,7 +207,7 @@ template <int kTiles, int kRanks> struct Piped {
   static constexpr int kBytes = kStages * kStageBytes > kSumBytes ? kStages * kStageBytes : kSumBytes;
 };
 
-template <int kTiles, int kRanks, bool kFactorKr>
+template <class T, int kTiles, int kRanks, bool kFactorKr>
 __global__ void __launch_bounds__(kDownThreads, 1) down_piped(Down d, int64_t product_blocks, int split, Codes codes) {
 #if __CUDA_ARCH__ >= 800
   using P = Piped<kTiles, kRanks>;
@@ -217,7 +219,7 @@ __global__ void __launch_bounds__(kDownThreads, 1) down_piped(Down d, int64_t pr
   const bool multiplies = blockIdx.x < product_blocks;
   const int first = share * kDownWarps + warp, stride = split * kDownWarps;  // in stretches of 32 along K
   const int steps = multiplies ? static_cast<int>((d.k / 32 - first + stride - 1) / stride) : 0;
-  const Bf16* x = static_cast<const Bf16*>(d.x);
+  const T* x = static_cast<const T*>(d.x);
   const uint32_t own = shared_address(ring) + threadIdx.x * 16, factors = shared_address(ring) + 2 * kTiles * 16 * kDownThreads;
   constexpr int kNarrow = kFactorKr ? (kRanks < 4 ? 4 * kRanks : 16) : 16;  // bytes of one copy of the factor
   constexpr int kCopies = 8 * kRanks * 4 / kNarrow;
@@ -245,8 +247,8 @@ __global__ void __launch_bounds__(kDownThreads, 1) down_piped(Down d, int64_t pr
     copy_async_commit();
   };
   for (int step = 0; step < P::kStages; ++step) fetch(step);
-  pad<Bf16>(d);
-  decode(codes);
+  pad<T>(d);
+  decode<T>(codes);
   if (!multiplies) return;  // all blocks of a cluster do
   const Mask mask(d.dropout);
   const bool drops = d.dropout.key != nullptr;
@@ -272,13 +274,13 @@ __global__ void __launch_bounds__(kDownThreads, 1) down_piped(Down d, int64_t pr
 #pragma unroll
       for (int j = 0; j < kRanks; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) b[j][e] = pair_of(f[2 * e][j], f[2 * e + 1][j]);
+        for (int e = 0; e < 4; ++e) b[j][e] = pack_pair<T>(f[2 * e][j], f[2 * e + 1][j]);
     } else {
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
         const float4 v = *reinterpret_cast<const float4*>(factor + (i * kDownThreads + threadIdx.x) * 16);
-        b[i / 2][i % 2 * 2] = pair_of(v.x, v.y);
-        b[i / 2][i % 2 * 2 + 1] = pair_of(v.z, v.w);
+        b[i / 2][i % 2 * 2] = pack_pair<T>(v.x, v.y);
+        b[i / 2][i % 2 * 2 + 1] = pack_pair<T>(v.z, v.w);
       }
     }
     const int64_t k0 = static_cast<int64_t>(first + step * stride) * 32 + t * 8;
@@ -292,18 +294,18 @@ __global__ void __launch_bounds__(kDownThreads, 1) down_piped(Down d, int64_t pr
           float v[8];
           uint32_t* of = reinterpret_cast<uint32_t*>(&a[half]);
 #pragma unroll
-          for (int e = 0; e < 8; ++e) v[e] = __uint_as_float(e % 2 ? of[e / 2] & 0xffff0000u : of[e / 2] << 16);
+          for (int e = 0; e < 8; ++e) v[e] = to_float(reinterpret_cast<const T*>(of)[e]);
           mask.apply4(row0 + 16 * i + 8 * half + g, k0 / 4, v);
           mask.apply4(row0 + 16 * i + 8 * half + g, k0 / 4 + 1, v + 4);
 #pragma unroll
-          for (int e = 0; e < 4; ++e) of[e] = pair_of(v[2 * e], v[2 * e + 1]);
+          for (int e = 0; e < 4; ++e) of[e] = pack_pair<T>(v[2 * e], v[2 * e + 1]);
         }
       }
       const uint32_t low[4] = {a[0].x, a[1].x, a[0].y, a[1].y}, high[4] = {a[0].z, a[1].z, a[0].w, a[1].w};
 #pragma unroll
       for (int j = 0; j < kRanks; ++j) {
-        mma_bf16(acc[i][j], low, b[j][0], b[j][1]);
-        mma_bf16(acc[i][j], high, b[j][2], b[j][3]);
+        mma<T>(acc[i][j], low, b[j][0], b[j][1]);
+        mma<T>(acc[i][j], high, b[j][2], b[j][3]);
       }
     }
     fetch(step + P::kStages);  // into the places just read
@@ -341,11 +343,11 @@ __global__ void __launch_bounds__(kDownThreads, 1) down_piped(Down d, int64_t pr
       for (int block = 0; block < split; ++block) sum += peer_float(sums + row * P::kLine + column, block);
     else
       sum = of_block(at);
-    put_down<Bf16>(d, row0 + row, rank0 + column, d.scale * sum);
+    put_down<T>(d, row0 + row, rank0 + column, d.scale * sum);
   }
   if (kRanks == 1)  // ranks 8.. are padding
     for (int at = threadIdx.x; at < rows * 8; at += kDownThreads)
-      if (const int64_t row = row0 + share * rows + at / 8; row < d.n) put_down<Bf16>(d, row, 8 + at % 8, 0.0f);
+      if (const int64_t row = row0 + share * rows + at / 8; row < d.n) put_down<T>(d, row, 8 + at % 8, 0.0f);
   if (split > 1) cluster_barrier();  // no block leaves while others read its sums
 #endif
 }
@@ -367,12 +369,12 @@ template <class T> __global__ void __launch_bounds__(kDownThreads) down_fma(Down
 #pragma unroll
     for (int i = 0; i < kFmaRows; ++i) {
       v[i] = row0 + i < d.n ? to_float(x[(row0 + i) * d.k + k]) : 0.0f;
-      if (d.dropout.key) v[i] = rounded(v[i] * mask.factor(row0 + i, k), T{});
+      if (d.dropout.key) v[i] = rounded<T>(v[i] * mask.factor(row0 + i, k));
     }
 #pragma unroll
     for (int r = 0; r < kFmaRanks; ++r) {
       const int64_t rank = rank0 + r;
-      const float f = rank < d.rank ? rounded(__ldg(d.factor + (d.factor_is_kr ? k * d.rank + rank : rank * d.k + k)), T{}) : 0.0f;
+      const float f = rank < d.rank ? rounded<T>(__ldg(d.factor + (d.factor_is_kr ? k * d.rank + rank : rank * d.k + k))) : 0.0f;
 #pragma unroll
       for (int i = 0; i < kFmaRows; ++i) acc[i][r] = fmaf(v[i], f, acc[i][r]);
     }
@@ -389,23 +391,29 @@ template <class T> __global__ void __launch_bounds__(kDownThreads) down_fma(Down
 // ---------------------------------------------------------------------------------------------------------------------
 
 using DownKernel = void (*)(Down, int64_t);
-DownKernel unaligned_down(int64_t tiles, bool kr) {
-  if (tiles == 1) return kr ? down_mma<2, 1, true> : down_mma<2, 1, false>;
-  if (tiles == 2) return kr ? down_mma<2, 2, true> : down_mma<2, 2, false>;
-  if (tiles == 4) return kr ? down_mma<2, 4, true> : down_mma<2, 4, false>;
-  return kr ? down_mma<1, 8, true> : down_mma<1, 8, false>;
+template <class T> DownKernel unaligned_down(int64_t tiles, bool kr) {
+  if (tiles == 1) return kr ? down_mma<T, 2, 1, true> : down_mma<T, 2, 1, false>;
+  if (tiles == 2) return kr ? down_mma<T, 2, 2, true> : down_mma<T, 2, 2, false>;
+  if (tiles == 4) return kr ? down_mma<T, 2, 4, true> : down_mma<T, 2, 4, false>;
+  return kr ? down_mma<T, 1, 8, true> : down_mma<T, 1, 8, false>;
 }
 struct PipedDown {
   void (*kernel)(Down, int64_t, int, Codes);
   int bytes, rows;
 };
-template <int kTiles, int kRanks> PipedDown piped_of(bool kr) {
+template <class T, int kTiles, int kRanks> PipedDown piped_of(bool kr) {
   using P = Piped<kTiles, kRanks>;
-  return {kr ? down_piped<kTiles, kRanks, true> : down_piped<kTiles, kRanks, false>, P::kBytes, P::kRows};
+  return {kr ? down_piped<T, kTiles, kRanks, true> : down_piped<T, kTiles, kRanks, false>, P::kBytes, P::kRows};
 }
-PipedDown piped_down(int64_t tiles, bool kr, bool tall) {
-  if (tall) return tiles == 1 ? piped_of<4, 1>(kr) : tiles == 2 ? piped_of<4, 2>(kr) : tiles == 4 ? piped_of<4, 4>(kr) : piped_of<4, 8>(kr);
-  return tiles == 1 ? piped_of<2, 1>(kr) : tiles == 2 ? piped_of<2, 2>(kr) : tiles == 4 ? piped_of<2, 4>(kr) : piped_of<2, 8>(kr);
+template <class T, int kTiles> PipedDown piped_of(int64_t tiles, bool kr) {
+  return tiles == 1   ? piped_of<T, kTiles, 1>(kr)
+         : tiles == 2 ? piped_of<T, kTiles, 2>(kr)
+         : tiles == 4 ? piped_of<T, kTiles, 4>(kr)
+                      : piped_of<T, kTiles, 8>(kr);
+}
+PipedDown piped_down(DType dtype, int64_t tiles, bool kr, bool tall) {
+  if (dtype == DType::F16) return piped_of<F16, 2>(tiles, kr);
+  return tall ? piped_of<Bf16, 4>(tiles, kr) : piped_of<Bf16, 2>(tiles, kr);
 }
 // Blocks that share rows along K, for all multiprocessors to have work. A block fills its multiprocessor, and clusters of more than two
 // would find too few of those side by side.
@@ -430,10 +438,11 @@ void adapter_down(const OpCall& call, const Down& d) {
     }
   pads = std::min<int64_t>(pads, device().multiprocessors);
   const int64_t rank = padded_rank(d.rank), tiles = d.rank <= 8 ? 1 : d.rank <= 16 ? 2 : d.rank <= 32 ? 4 : 8;
-  if (adapter_uses_mma(d.dtype) && d.k % 32 == 0 && d.k > 0 && d.rank % (8 * tiles) == 0 && all_aligned(16, d.x, d.factor)) {
+  const bool mma = has_mma(d.dtype, device().capability());
+  if (mma && device().capability() >= 80 && d.k % 32 == 0 && d.k > 0 && d.rank % (8 * tiles) == 0 && all_aligned(16, d.x, d.factor)) {
     const bool clusters = device().capability() >= 90;
     const bool tall = clusters && d.n > 32 * device().multiprocessors / 2;
-    const PipedDown piped = piped_down(tiles, d.factor_is_kr, tall);
+    const PipedDown piped = piped_down(d.dtype, tiles, d.factor_is_kr, tall);
     if (static_cast<size_t>(piped.bytes) <= device().shared_bytes) {
       allow_shared(reinterpret_cast<const void*>(piped.kernel), piped.bytes);
       const Codes codes = codes_of(d);
@@ -444,7 +453,8 @@ void adapter_down(const OpCall& call, const Down& d) {
       const int split = clusters ? split_of(row_blocks, device().multiprocessors) : 1;
       const int64_t blocks = std::max(row_blocks * split, ceil_div(pads, split) * split);
       const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(d.rank / (8 * tiles)));
-      const ClusterLaunch launch(call, grid, kDownThreads, piped.bytes, dim3(static_cast<unsigned>(split)));
+      LaunchConfig launch(stream_of(call), grid, kDownThreads, static_cast<size_t>(piped.bytes));
+      launch.in_clusters(dim3(static_cast<unsigned>(split)));
       VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, piped.kernel, d, row_blocks * split, split, codes));
       check_launch(call);
       return;
@@ -454,12 +464,12 @@ void adapter_down(const OpCall& call, const Down& d) {
   if (d.n == 0 && pads == 0) return;
   int64_t blocks, ranks;
   DownKernel kernel;
-  if (adapter_uses_mma(d.dtype)) {
-    kernel = unaligned_down(tiles, d.factor_is_kr);
+  if (mma) {
+    kernel = d.dtype == DType::F16 ? unaligned_down<F16>(tiles, d.factor_is_kr) : unaligned_down<Bf16>(tiles, d.factor_is_kr);
     blocks = ceil_div(d.n, tiles == 8 ? 16 : 32);
     ranks = tiles == 1 ? 1 : ceil_div(rank, 8 * tiles);
   } else {
-    kernel = d.dtype == DType::BF16 ? down_fma<Bf16> : down_fma<float>;
+    kernel = d.dtype == DType::BF16 ? down_fma<Bf16> : down_fma<float>;  // F16 is multiplied by every device
     blocks = ceil_div(d.n, kDownWarps * kFmaRows);
     ranks = rank / kFmaRanks;
   }

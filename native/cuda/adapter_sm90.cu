@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "launch.cuh"
 #include "sm90.cuh"
 #include "vector.cuh"
 #include "weight.h"
@@ -88,11 +89,6 @@ struct SumJob {
 #if VLTUNE_SM90A
 
 using namespace sm90;
-
-// The previous kernel of the stream may still run when this one starts: nothing that it writes or reads is touched before.
-__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next may start, and wait in turn.
-__device__ inline void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // To another block of the cluster, by cluster_address.
 __device__ inline void put_peer(uint32_t shared, float v) {
@@ -379,20 +375,10 @@ __global__ void __launch_bounds__(kSumThreads) sums_sm90(const __grid_constant__
 template <class Maps, class Job>
 void launch(const OpCall& call, void (*kernel)(Maps, Job), int64_t groups, int threads, int shared, const Maps& maps, const Job& job) {
   VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(job.splits);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(groups * job.splits));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream_of(call);
-  config.attrs = attributes;
-  config.numAttrs = job.splits > 1 ? 2 : 1;
-  VLTUNE_CUDA(cudaLaunchKernelEx(&config, kernel, maps, job));
+  LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(groups * job.splits)), threads, static_cast<size_t>(shared));
+  launch.overlapping();
+  launch.in_clusters(dim3(static_cast<unsigned>(job.splits)));
+  VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, maps, job));
   check_launch(call);
 }
 

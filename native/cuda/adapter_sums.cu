@@ -12,9 +12,6 @@ namespace {
 
 constexpr int kFmaRanks = 16;  // of a thread, by FMAs
 
-__device__ inline float rounded(float v, float) { return v; }
-__device__ inline float rounded(float v, Bf16) { return to_float(from_float<Bf16>(v)); }
-
 // ---- through: dx (+)= drop'(V A) --------------------------------------------------------------------------------------
 
 constexpr int kThroughThreads = 128, kThroughRows = 16, kThroughColumns = 4, kThroughRanks = 16;
@@ -43,7 +40,7 @@ through(int64_t n, int64_t columns, int64_t rank, const T* v, const float* a, Dr
         for (int j = 0; j < kThroughColumns; ++j) f[j] = column0 + j < columns ? __ldg(from + j) : 0.0f;
       }
 #pragma unroll
-      for (int j = 0; j < kThroughColumns; ++j) f[j] = rounded(f[j], T{});
+      for (int j = 0; j < kThroughColumns; ++j) f[j] = rounded<T>(f[j]);
 #pragma unroll
       for (int i = 0; i < kThroughRows; ++i) {
         const float of = shared_v[r][i];
@@ -131,12 +128,13 @@ template <int kPairs> struct SumRing {
   static_assert(kSumColumns * kRanks * 4 <= kStages * kSumStageBytes);
 };
 
-template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThreads, 2) sums_mma(const __grid_constant__ SumJob job) {
-#if __CUDA_ARCH__ >= 800
+template <class T, int kPairs, bool kCluster>
+__global__ void __launch_bounds__(kSumThreads, 2) sums_mma(const __grid_constant__ SumJob job) {
+  if constexpr (!kHasMma<T>) return;
   using Ring = SumRing<kPairs>;
   constexpr int kRanks = Ring::kRanks, kStages = Ring::kStages;
   extern __shared__ __align__(128) unsigned char ring[];
-  Bf16* factors = reinterpret_cast<Bf16*>(ring + kStages * kSumStageBytes);
+  T* factors = reinterpret_cast<T*>(ring + kStages * kSumStageBytes);
   const SumPart& p = part_of(job, blockIdx.x);
   const int64_t column0 = static_cast<int64_t>(blockIdx.x - p.first_block) * kSumColumns;
   const int rank0 = blockIdx.z * kRanks;
@@ -144,7 +142,7 @@ template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThrea
   const int64_t row_begin = blockIdx.y * job.stretch, row_end = min(job.n, row_begin + job.stretch);
   const int steps = row_end > row_begin ? static_cast<int>(ceil_div(row_end - row_begin, kSumRows)) : 0;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const Bf16* m = static_cast<const Bf16*>(p.m);
+  const T* m = static_cast<const T*>(p.m);
   const Mask mask(p.dropout);
   constexpr int kChunks = kSumStageBytes / 16 / kSumThreads;
   const auto chunk_of = [&](int i, int* row, int* column) {
@@ -162,12 +160,12 @@ template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThrea
         int row, column;
         const int at = chunk_of(i, &row, &column);
         const int64_t there = row0 + row < row_end ? p.columns - (column0 + column) : 0;
-        const Bf16* from = m + (there > 0 ? (row0 + row) * p.columns + column0 + column : 0);
+        const T* from = m + (there > 0 ? (row0 + row) * p.columns + column0 + column : 0);
         if (p.wide) {
           copy_async_16(shared_address(stage) + at, from, there >= 8 ? 16 : there > 0 ? static_cast<int>(there) * 2 : 0);
         } else {
 #pragma unroll
-          for (int e = 0; e < 8; ++e) reinterpret_cast<Bf16*>(stage + at)[e] = e < there ? from[e] : from_float<Bf16>(0);
+          for (int e = 0; e < 8; ++e) reinterpret_cast<T*>(stage + at)[e] = e < there ? from[e] : from_float<T>(0);
         }
       }
       constexpr int kAcross = kRanks / 8;  // copies of a factor's row
@@ -176,14 +174,14 @@ template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThrea
           const int64_t row = row0 + i / kAcross, rank = rank0 + i % kAcross * 8;
           const bool there = row < row_end && rank < p.ld;
           copy_async_16(shared_address(factors + (step % kStages * kSumRows + i / kAcross) * Ring::kLine + i % kAcross * 8),
-                        static_cast<const Bf16*>(p.factor) + (there ? row * p.ld + rank : 0), there ? 16 : 0);
+                        static_cast<const T*>(p.factor) + (there ? row * p.ld + rank : 0), there ? 16 : 0);
         }
     }
     copy_async_commit();
   };
   if (!p.factor)  // ones, the same for every step
     for (int at = threadIdx.x; at < kStages * kSumRows * Ring::kLine; at += kSumThreads)
-      factors[at] = from_float<Bf16>(at % Ring::kLine == 0 ? 1.0f : 0.0f);
+      factors[at] = from_float<T>(at % Ring::kLine == 0 ? 1.0f : 0.0f);
   for (int step = 0; step < kStages - 1; ++step) fetch(step);
   float acc[2 * kPairs][4] = {};
   const int low = lane % 8, high = lane / 8 % 2 * 8, far = lane / 16 * 8;
@@ -194,7 +192,7 @@ template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThrea
 #pragma unroll
       for (int i = 0; i < kChunks; ++i) {
         int row, column;
-        Bf16* at = reinterpret_cast<Bf16*>(stage + chunk_of(i, &row, &column));
+        T* at = reinterpret_cast<T*>(stage + chunk_of(i, &row, &column));
         auto v = load_lanes<8>(at);
         mask.apply4(row_begin + step * kSumRows + row, (column0 + column) / 4, v.v);
         mask.apply4(row_begin + step * kSumRows + row, (column0 + column) / 4 + 1, v.v + 4);
@@ -213,8 +211,8 @@ template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThrea
       for (int j = 0; j < kPairs; ++j) {
         uint32_t b[4];
         load_matrices_turned(b, f + ((k + low + high) * Ring::kLine + 16 * j + far) * 2);
-        mma_bf16(acc[2 * j], a, b[0], b[1]);
-        mma_bf16(acc[2 * j + 1], a, b[2], b[3]);
+        mma<T>(acc[2 * j], a, b[0], b[1]);
+        mma<T>(acc[2 * j + 1], a, b[2], b[3]);
       }
     }
   }
@@ -250,7 +248,6 @@ template <int kPairs, bool kCluster> __global__ void __launch_bounds__(kSumThrea
     }
     cluster_barrier();  // no block leaves while others read its sums
   }
-#endif
 }
 
 // By FMAs: a thread has one column and kFmaRanks ranks.
@@ -277,7 +274,7 @@ template <class T> __global__ void __launch_bounds__(kFmaSumThreads) sums_fma(co
 #pragma unroll 4
     for (int i = 0; i < rows; ++i) {
       float v = to_float(m[(row0 + i) * p.columns + column]);
-      if (p.dropout.key) v = rounded(v * mask.factor(row0 + i, column), T{});
+      if (p.dropout.key) v = rounded<T>(v * mask.factor(row0 + i, column));
 #pragma unroll
       for (int r = 0; r < kFmaRanks; ++r) acc[r] = fmaf(v, factors[i][r], acc[r]);
     }
@@ -306,20 +303,25 @@ __global__ void __launch_bounds__(kAddThreads) add_partials(const __grid_constan
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-bool sums_in_clusters(DType dtype) { return dtype == DType::BF16 && device().capability() >= 90; }
+bool sums_in_clusters(DType dtype) { return dtype != DType::F32 && device().capability() >= 90; }
 
 constexpr int64_t kSumStretch = 32;     // rows at least
 constexpr int64_t kMostStretches = 16;  // of sums that go to memory
 
 int64_t stretch_of(int64_t n, int64_t most) { return std::max(kSumStretch, ceil_div(ceil_div(n, most), kSumStretch) * kSumStretch); }
 
-template <int kPairs> void launch_sums(const OpCall& call, const SumJob& job, dim3 grid, bool cluster) {
+template <class T, int kPairs> void launch_sums(const OpCall& call, const SumJob& job, dim3 grid, bool cluster) {
   using Ring = SumRing<kPairs>;
-  const auto kernel = cluster ? sums_mma<kPairs, true> : sums_mma<kPairs, false>;
+  const auto kernel = cluster ? sums_mma<T, kPairs, true> : sums_mma<T, kPairs, false>;
   allow_shared(reinterpret_cast<const void*>(kernel), Ring::kBytes);
-  const ClusterLaunch launch(call, grid, kSumThreads, Ring::kBytes, dim3(1, cluster ? kSumCluster : 1));
+  LaunchConfig launch(stream_of(call), grid, kSumThreads, Ring::kBytes);
+  launch.in_clusters(dim3(1, cluster ? kSumCluster : 1));
   VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, job));
   check_launch(call);
+}
+template <class T> void launch_sums(const OpCall& call, const SumJob& job, dim3 grid, int64_t ranks, bool cluster) {
+  const auto launch = ranks == 16 ? launch_sums<T, 1> : ranks == 32 ? launch_sums<T, 2> : launch_sums<T, 4>;
+  launch(call, job, grid, cluster);
 }
 
 }  // namespace
@@ -348,7 +350,7 @@ size_t adapter_sums_workspace(DType dtype, int64_t n, const Sum* sums, int count
 
 void adapter_sums(const OpCall& call, DType dtype, int64_t n, const Sum* sums, int count, void* workspace) {
   if (adapter_sums_sm90(call, dtype, n, sums, count)) return;
-  const bool mma = adapter_uses_mma(dtype), cluster = sums_in_clusters(dtype);
+  const bool mma = has_mma(dtype, device().capability()), cluster = sums_in_clusters(dtype);
   SumJob job{};
   job.n = n;
   job.stretch = stretch_of(n, cluster ? kSumCluster : kMostStretches);
@@ -367,15 +369,16 @@ void adapter_sums(const OpCall& call, DType dtype, int64_t n, const Sum* sums, i
   }
   if (n == 0 || job.count == 0) return;
   static_assert(kSumColumns == kFmaSumThreads);
-  const int64_t ranks = mma ? (rank <= 16 ? 16 : rank <= 32 ? 32 : 64) : kFmaRanks;
+  // A block of sm_75 has no room for the ring of 16 ranks, whose stages are the most.
+  const bool has_room = static_cast<size_t>(SumRing<1>::kBytes) <= device().shared_bytes;
+  const int64_t ranks = !mma ? kFmaRanks : rank <= 16 && has_room ? 16 : rank <= 32 ? 32 : 64;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(job.stretches), static_cast<unsigned>(ceil_div(rank, ranks)));
   if (mma) {
-    if (ranks == 16) launch_sums<1>(call, job, grid, cluster);
-    else if (ranks == 32) launch_sums<2>(call, job, grid, cluster);
-    else launch_sums<4>(call, job, grid, cluster);
+    if (dtype == DType::F16) launch_sums<F16>(call, job, grid, ranks, cluster);
+    else launch_sums<Bf16>(call, job, grid, ranks, cluster);
     if (cluster) return;
   } else {
-    const auto kernel = dtype == DType::BF16 ? sums_fma<Bf16> : sums_fma<float>;
+    const auto kernel = dtype == DType::BF16 ? sums_fma<Bf16> : sums_fma<float>;  // F16 is multiplied by every device
     kernel<<<grid, kFmaSumThreads, 0, stream_of(call)>>>(job);
     check_launch(call);
   }

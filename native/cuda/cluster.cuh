@@ -1,37 +1,13 @@
-// Blocks of a cluster, from sm_90 on: their launch, their common barrier, and reading each other's shared memory. The device functions
-// are empty before sm_90, where no kernel that calls them is launched.
+// Blocks of a cluster, from sm_90 on (LaunchConfig::in_clusters): their common barrier, and reading each other's shared memory. The
+// functions are empty before sm_90, where no kernel that calls them is launched.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
-#include "device.h"
+#include "launch.cuh"
 
 namespace vltune::cuda {
-
-// For cudaLaunchKernelEx(&launch.config, kernel, ...): in clusters of this shape, or without where it is one block.
-struct ClusterLaunch {
-  cudaLaunchAttribute attribute{};
-  cudaLaunchConfig_t config{};
-  ClusterLaunch(const OpCall& call, dim3 grid, int threads, int shared, dim3 cluster) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster.x;
-    attribute.val.clusterDim.y = cluster.y;
-    attribute.val.clusterDim.z = cluster.z;
-    config.gridDim = grid;
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<size_t>(shared);
-    config.stream = stream_of(call);
-    config.attrs = &attribute;
-    config.numAttrs = cluster.x * cluster.y * cluster.z > 1 ? 1 : 0;
-  }
-  ClusterLaunch(const ClusterLaunch&) = delete;
-};
-
-// More than 48 KiB of shared memory, which a kernel must ask for.
-inline void allow_shared(const void* kernel, int bytes) {
-  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-}
 
 // What was written to shared memory before it is seen by the whole cluster behind it. All threads call it.
 __device__ inline void cluster_barrier() {

@@ -44,7 +44,7 @@ __device__ inline void look_up(uint32_t word, uint32_t lane_table, uint32_t (&to
 // Half a row of the table.
 __device__ inline void write_table(char* table, int part) {
   const int byte = part / 2;
-  const uint32_t word = pack_bf16(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
+  const uint32_t word = pack_pair<Bf16>(kNf4Code[byte >> 4], kNf4Code[byte & 15]);
   uint4* to = reinterpret_cast<uint4*>(table + byte * (kWarp * 4) + part % 2 * 64);
 #pragma unroll
   for (int j = 0; j < 4; ++j) to[j] = make_uint4(word, word, word, word);
@@ -69,8 +69,8 @@ struct Codes {
     for (int half = 0; half < 2; ++half) {
       const uint32_t first[4] = {low[half][0], high[half][0], low[half][1], high[half][1]};
       const uint32_t second[4] = {low[half][2], high[half][2], low[half][3], high[half][3]};
-      mma_bf16(c, first, factors[half].x, factors[half].y);
-      mma_bf16(more, second, factors[half].z, factors[half].w);
+      mma<Bf16>(c, first, factors[half].x, factors[half].y);
+      mma<Bf16>(more, second, factors[half].z, factors[half].w);
     }
   }
 };

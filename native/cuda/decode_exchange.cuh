@@ -13,22 +13,36 @@ using Word = uint64_t;  // zero before the first turn, which is 1
 __device__ inline void send(Word* to, uint32_t value, uint32_t turn) {
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(static_cast<Word>(turn) << 32 | value) : "memory");
 }
-__device__ inline uint32_t receive(const Word* from, uint32_t turn) {
-  Word word;
-  do asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
-  while (static_cast<uint32_t>(word >> 32) != turn);
-  return static_cast<uint32_t>(word);
-}
+__device__ inline bool is_of(Word word, uint32_t turn) { return static_cast<uint32_t>(word >> 32) == turn; }
 
-// Two neighbours, the first at a multiple of 16 bytes. `look` asks for them once; `receive` asks until they are there.
-struct Pair {
-  Word words[2];
-  __device__ void look(const Word* from) {
-    asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];" : "=l"(words[0]), "=l"(words[1]) : "l"(from) : "memory");
+// What a thread waits for: up to kCount places, each of one word or of two neighbours (the first at a multiple of 16 bytes). `look` asks for
+// all of them once and does not wait, so that other work can be done meanwhile; `receive` asks again for what is not there.
+template <int kCount, int kWords> struct Wanted {
+  Word words[kCount][kWords];
+
+  // Place j is from + j * stride, for j < count.
+  __device__ void look(const Word* from, int stride, int count) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+      if (j < count) ask(j, from + j * stride);
   }
-  __device__ uint2 receive(const Word* from, uint32_t turn) {
-    while (static_cast<uint32_t>(words[0] >> 32) != turn || static_cast<uint32_t>(words[1] >> 32) != turn) look(from);
-    return make_uint2(static_cast<uint32_t>(words[0]), static_cast<uint32_t>(words[1]));
+  __device__ void receive(const Word* from, int stride, int count, uint32_t turn) {
+    for (bool all = false; !all;) {
+      all = true;
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        if (j >= count || (is_of(words[j][0], turn) && is_of(words[j][kWords - 1], turn))) continue;
+        ask(j, from + j * stride);
+        all = false;
+      }
+    }
+  }
+  __device__ uint32_t value(int j, int i = 0) const { return static_cast<uint32_t>(words[j][i]); }
+
+ private:
+  __device__ void ask(int j, const Word* from) {
+    if constexpr (kWords == 2) asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];" : "=l"(words[j][0]), "=l"(words[j][1]) : "l"(from) : "memory");
+    else asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(words[j][0]) : "l"(from) : "memory");
   }
 };
 

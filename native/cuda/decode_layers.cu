@@ -27,21 +27,21 @@ namespace {
 using exchange::Word;
 
 constexpr int kConsumers = 512, kConsumerWarps = kConsumers / kWarp;
-constexpr int kScaleWarps = 3, kThreads = kConsumers + (1 + kScaleWarps) * kWarp;
+constexpr int kCopyWarps = 2, kScaleWarps = 2, kThreads = kConsumers + (kCopyWarps + kScaleWarps) * kWarp;
 constexpr int kTileRows = 16;
 constexpr int kChunkBlocks = 32;                                        // blocks of 64 columns of a tile that the ring takes at once
 constexpr int kBlocksOfWarp = kChunkBlocks / kConsumerWarps;
-[[maybe_unused]] constexpr int kAhead = 2;                              // chunks that are looked up before the row is there
 constexpr int kCodeStride = kChunkBlocks * 32 + 32;                     // bytes of a tile's row: 32 apart modulo 128, so that rows meet in no bank
 constexpr int kScaleStride = kChunkBlocks + 1;
 constexpr int kSlotBytes = kTileRows * kCodeStride, kScaleBytes = kTileRows * kScaleStride * 4;
 constexpr int kMostSlots = 16, kLeastSlots = 4;
+[[maybe_unused]] constexpr int kLogDim = 7;
 constexpr int kMostSplits = 16;                                         // blocks of a key/value head
 constexpr int kMostLayersOfLaunch = 40;
 constexpr int kMostRanks = 768;                                         // of the adapters of a step together
-[[maybe_unused]] constexpr int kBatch = 2;                              // keys of a lane on the way at once
 [[maybe_unused]] constexpr int kWays = kConsumers / kLanes;             // keys at once
 enum Step : int { kQkv, kOut, kGated, kDown, kSteps };
+constexpr int kStepBytes = kSteps * 48;                                // StepOfBlock of each
 
 struct Linear {
   const uint8_t *codes, *absmax;
@@ -53,12 +53,18 @@ struct Linear {
   bool bias_is_bf16;
 };
 
-struct Layer {
+struct alignas(16) Layer {
   const void *input_norm, *post_norm, *q_norm, *k_norm;
   Bf16 *k_cache, *v_cache;
   Linear linears[7];  // q, k, v, o, gate, up, down
   bool input_is_bf16, post_is_bf16, q_is_bf16, k_is_bf16;
 };
+
+// Addresses in shared memory: the same in every block.
+struct Places {
+  uint32_t barriers, steps, partial, map, stream, heads, new_value, parts, ranks, layers, row, sums, scratch, states, scales, table, codes, end;
+};
+constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
 
 struct Job {
   const Bf16 *x, *residual;
@@ -69,8 +75,10 @@ struct Job {
   Word *qkv, *parts, *attention, *out, *gated, *down, *ranks;  // places of the exchange
   int64_t capacity;
   int hidden, inner, keys, intermediate;                       // widths: of the stream, of queries, of keys, of the feed-forward block
-  int layers, splits, slots, most_ranks;
+  int layers, splits_log2, slots, most_ranks;
   float eps, scale, lora_scale;
+  Places at;
+  int whole[kSteps], rest[kSteps];                             // units of a step that every block has, and blocks that have one more
   Layer of[kMostLayersOfLaunch];
 };
 static_assert(sizeof(Job) <= 32764, "what a launch can bring along");
@@ -83,43 +91,6 @@ __host__ __device__ inline int units_of(const Job& job, int step) {
 }
 __host__ __device__ inline int first_linear(int step) { return step == kQkv ? 0 : step == kOut ? 3 : step == kGated ? 4 : 6; }
 __host__ __device__ inline int linears_of(int step) { return step == kQkv ? 3 : step == kGated ? 2 : 1; }
-__host__ __device__ inline int chunks_of(int width) { return (width / static_cast<int>(kNf4Block) + kChunkBlocks - 1) / kChunkBlocks; }
-__host__ __device__ inline int most_tiles(const Job& job, int blocks) {
-  const auto of_block = [&](int step) { return (units_of(job, step) + blocks - 1) / blocks; };
-  const int single = of_block(kQkv) > of_block(kOut) ? of_block(kQkv) : of_block(kOut);
-  return single > 2 * of_block(kGated) ? single : 2 * of_block(kGated);
-}
-
-// Where things lie in shared memory, from its start on.
-struct Places {
-  uint32_t barriers, partial, map, stream, heads, new_value, parts, ranks, row, sums, scratch, scales, table, codes, end;
-  uint32_t states;  // in `scratch`, behind its sums
-
-  __host__ __device__ Places(const Job& job, int group, int blocks, uint32_t start) {
-    const auto larger = [](uint32_t a, uint32_t b) { return a > b ? a : b; };
-    const auto next = [](uint32_t at) { return (at + 15) / 16 * 16; };
-    barriers = start;
-    partial = barriers + 2 * kMostSlots * 8;
-    map = partial + 2 * kConsumerWarps * 4;
-    stream = map + 256 * 4;
-    heads = stream + static_cast<uint32_t>(job.hidden) * 2;
-    new_value = heads + static_cast<uint32_t>(group + 1) * kDim * 4;
-    parts = new_value + kDim * 2;
-    ranks = parts + static_cast<uint32_t>(group * (kDim + 2 * kMostSplits)) * 4;
-    row = next(ranks + static_cast<uint32_t>(job.most_ranks) * 4);
-    sums = row + larger(larger(static_cast<uint32_t>(job.hidden), static_cast<uint32_t>(job.inner)), static_cast<uint32_t>(job.intermediate)) * 2;
-    const uint32_t rows_end = sums + static_cast<uint32_t>(most_tiles(job, blocks) * kTileRows * (kConsumerWarps + 1)) * 4;
-    scratch = row;  // the attention's, when the row and its sums are no more
-    states = scratch + static_cast<uint32_t>(kConsumerWarps * group * kDim) * 4;
-    scales = next(larger(rows_end, states + static_cast<uint32_t>(kConsumerWarps * group) * 8));
-    table = (scales + static_cast<uint32_t>(job.slots * kScaleBytes) + kTableBytes - 1) / kTableBytes * kTableBytes;
-    codes = table + kTableBytes;
-    end = codes + static_cast<uint32_t>(job.slots * kSlotBytes);
-  }
-  [[maybe_unused]] __device__ uint32_t full(int slot) const { return barriers + static_cast<uint32_t>(slot) * 8; }
-  [[maybe_unused]] __device__ uint32_t consumed(int slot) const { return barriers + static_cast<uint32_t>(kMostSlots + slot) * 8; }
-};
-constexpr uint32_t kReserved = 1024;  // shared memory starts here at the latest: the first bytes are the system's
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
@@ -140,9 +111,11 @@ struct Chunk {
   int row, first_block, blocks, blocks_of_row;
 };
 
+__device__ inline uint32_t full_barrier(const Job& job, int slot) { return job.at.barriers + static_cast<uint32_t>(slot) * 8; }
+__device__ inline uint32_t consumed_barrier(const Job& job, int slot) { return job.at.barriers + static_cast<uint32_t>(kMostSlots + slot) * 8; }
+
 __device__ inline int tiles_of_block(const Job& job, int step) {
-  const int units = units_of(job, step), block = static_cast<int>(blockIdx.x);
-  const int own = block < units ? (units - block - 1) / static_cast<int>(gridDim.x) + 1 : 0;
+  const int own = job.whole[step] + (static_cast<int>(blockIdx.x) < job.rest[step] ? 1 : 0);
   return step == kGated ? 2 * own : own;
 }
 // Of tile i of the block, its linear layer and row; `column`: in the step's result.
@@ -159,15 +132,19 @@ __device__ inline Tile tile_of(const Job& job, int step, int i) {
 }
 
 // Calls body(chunk) for every chunk of the block, layer by layer.
-template <class Body, class Start> __device__ inline void for_all_chunks(const Job& job, Start&& start, Body&& body) {
+template <class Body, class Start> __device__ inline void for_all_chunks(const Job& job, const Layer* layers, Start&& start, Body&& body) {
+#pragma unroll 1
   for (int layer = 0; layer < job.layers; ++layer) {
     start(layer);
+#pragma unroll 1
     for (int step = 0; step < kSteps; ++step) {
       const int tiles = tiles_of_block(job, step), blocks = width_of(job, step) / static_cast<int>(kNf4Block);
+#pragma unroll 1
       for (int i = 0; i < tiles; ++i) {
         const Tile tile = tile_of(job, step, i);
+#pragma unroll 1
         for (int first = 0; first < blocks; first += kChunkBlocks)
-          body(Chunk{&job.of[layer].linears[tile.linear], tile.row, first, min(blocks - first, kChunkBlocks), blocks});
+          body(Chunk{&layers[layer].linears[tile.linear], tile.row, first, min(blocks - first, kChunkBlocks), blocks});
       }
     }
   }
@@ -179,43 +156,18 @@ struct Stretch {
   bool is_one;  // whether the block has any part in attention
 };
 __device__ inline Stretch stretch_of(const Job& job, int past) {
-  const int block = static_cast<int>(blockIdx.x), kv_head = block / job.splits, rank = block % job.splits;
-  const int own = ((past + job.splits - 1) / job.splits + 7) / 8 * 8, begin = min(rank * own, past);
+  const int block = static_cast<int>(blockIdx.x), splits = 1 << job.splits_log2, kv_head = block >> job.splits_log2, rank = block & (splits - 1);
+  const int own = (((past + splits - 1) >> job.splits_log2) + 7) / 8 * 8, begin = min(rank * own, past);
   return {kv_head, rank, begin, min(begin + own, past), kv_head * kDim < job.keys};
 }
 
-// ---- The warp that copies codes ----
+// ---- The warps that feed the ring ----
 
-__device__ inline void copy_codes(const Job& job, const Places& at, int past, int lane) {
-  Turn turn;
-  const Stretch stretch = stretch_of(job, past);
-  const auto ask_for_keys = [&](int layer) {  // into L2, long before they are looked at
-    if (!stretch.is_one) return;
-    for (int key = stretch.begin + lane; key < stretch.end; key += kWarp) {
-      const int64_t from = static_cast<int64_t>(key) * job.keys + stretch.kv_head * kDim;
-      for (const Bf16* row : {job.of[layer].k_cache + from, job.of[layer].v_cache + from})
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "n"(kDim * 2) : "memory");
-    }
-  };
-  for_all_chunks(job, ask_for_keys, [&](const Chunk& chunk) {
-    const uint32_t bytes = static_cast<uint32_t>(chunk.blocks) * (kNf4Block / 2);
-    sm90::barrier_wait(at.consumed(turn.slot), turn.phase ^ 1);
-    if (lane == 0) sm90::barrier_arrive_expect(at.full(turn.slot), kTileRows * bytes);
-    __syncwarp();
-    if (lane < kTileRows) {
-      const int64_t from = (static_cast<int64_t>(chunk.row + lane) * chunk.blocks_of_row + chunk.first_block) * (kNf4Block / 2);
-      copy_row(at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane * kCodeStride), chunk.linear->codes + from, bytes, at.full(turn.slot));
-    }
-    turn.next(job.slots);
-  });
-}
-
-// ---- The warps that make scales: of a chunk a lane makes those of half a row ----
-
+// What a lane makes the scales of half a row of a chunk from.
 struct Absmax {
   uint32_t words[4];
   float nested[4], offset;
-  int blocks;  // of the lane
+  int blocks;
 
   __device__ void load(const Chunk& chunk, int lane) {
     const int half = lane % 2 * (kChunkBlocks / 2);
@@ -224,9 +176,8 @@ struct Absmax {
     offset = chunk.linear->offset;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (4 * i >= blocks) break;
-      words[i] = __ldg(reinterpret_cast<const uint32_t*>(chunk.linear->absmax + from) + i);
-      nested[i] = __ldg(chunk.linear->nested + (from + 4 * i) / kNf4NestedBlock);
+      words[i] = 4 * i < blocks ? __ldg(reinterpret_cast<const uint32_t*>(chunk.linear->absmax + from) + i) : 0;
+      nested[i] = 4 * i < blocks ? __ldg(chunk.linear->nested + (from + 4 * i) / kNf4NestedBlock) : 0;
     }
   }
   // Two roundings, as bitsandbytes has them.
@@ -240,25 +191,54 @@ struct Absmax {
   }
 };
 
-__device__ inline void make_scales(const Job& job, const Places& at, char* memory, uint32_t start, int which, int lane) {
-  const float* map = reinterpret_cast<const float*>(memory + (at.map - start));
-  float* scales = reinterpret_cast<float*>(memory + (at.scales - start)) + lane / 2 * kScaleStride + lane % 2 * (kChunkBlocks / 2);
-  // What is loaded now is stored at the warp's next turn.
+// Warps that copy codes share the rows of each chunk.
+__device__ inline void copy_codes(const Job& job, const Layer* layers, int past, int which, int lane) {
+  constexpr int kRows = kTileRows / kCopyWarps;
+  const Stretch stretch = stretch_of(job, past);
+  const auto ask_for_keys = [&](int layer) {  // into L2, long before they are looked at
+    if (!stretch.is_one) return;
+    for (int key = stretch.begin + which * kWarp + lane; key < stretch.end; key += kCopyWarps * kWarp) {
+      const int64_t from = static_cast<int64_t>(key) * job.keys + stretch.kv_head * kDim;
+      for (const Bf16* row : {layers[layer].k_cache + from, layers[layer].v_cache + from})
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "n"(kDim * 2) : "memory");
+    }
+  };
+  Turn turn;
+  for_all_chunks(job, layers, ask_for_keys, [&](const Chunk& chunk) {
+    const uint32_t bytes = static_cast<uint32_t>(chunk.blocks) * (kNf4Block / 2);
+    sm90::barrier_wait(consumed_barrier(job, turn.slot), turn.phase ^ 1);
+    if (lane == 0) sm90::barrier_arrive_expect(full_barrier(job, turn.slot), kRows * bytes);
+    __syncwarp();
+    if (lane < kRows) {
+      const int row = which * kRows + lane;
+      const int64_t from = (static_cast<int64_t>(chunk.row + row) * chunk.blocks_of_row + chunk.first_block) * (kNf4Block / 2);
+      copy_row(job.at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + row * kCodeStride), chunk.linear->codes + from, bytes,
+               full_barrier(job, turn.slot));
+    }
+    turn.next(job.slots);
+  });
+}
+
+// Warps that make scales take chunks in turn: what a warp has asked for, it makes at its next turn.
+__device__ inline void make_scales(const Job& job, const Layer* layers, char* origin, int which, int lane) {
+  const float* map = reinterpret_cast<const float*>(origin + job.at.map);
+  float* scales = reinterpret_cast<float*>(origin + job.at.scales) + lane / 2 * kScaleStride + lane % 2 * (kChunkBlocks / 2);
   Absmax held{};
   Turn turn, of_held;
   bool has = false;
   int number = 0;
-  const auto put = [&] {
-    sm90::barrier_wait(at.consumed(of_held.slot), of_held.phase ^ 1);
+  const auto make_held = [&] {
+    if (!has) return;
+    sm90::barrier_wait(consumed_barrier(job, of_held.slot), of_held.phase ^ 1);
     held.store(map, scales + of_held.slot * (kScaleBytes / 4));
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(at.full(of_held.slot));
+    if (lane == 0) sm90::barrier_arrive(full_barrier(job, of_held.slot));
   };
-  for_all_chunks(job, [](int) {}, [&](const Chunk& chunk) {
+  for_all_chunks(job, layers, [](int) {}, [&](const Chunk& chunk) {
     if (number == which) {
-      Absmax next{};
+      Absmax next;
       next.load(chunk, lane);
-      if (has) put();
+      make_held();
       held = next;
       of_held = turn;
       has = true;
@@ -266,7 +246,7 @@ __device__ inline void make_scales(const Job& job, const Places& at, char* memor
     number = number + 1 == kScaleWarps ? 0 : number + 1;
     turn.next(job.slots);
   });
-  if (has) put();
+  make_held();
 }
 
 // ---- The warps that multiply ----
@@ -293,86 +273,115 @@ __device__ inline float4 norm_weights(const void* weight, bool is_bf16, int i) {
   return make_float4(a.x, a.y, b.x, b.y);
 }
 
+// A step as this block does it; the same in every layer.
+struct StepOfBlock {
+  const Word* from;
+  Word* to;
+  int width, blocks, tiles, chunks, chunks_of_tile;
+
+  __device__ StepOfBlock(const Job& job, int step)
+      : from(step == kQkv ? job.down : step == kOut ? job.attention : step == kGated ? job.out : job.gated),
+        to(step == kQkv ? job.qkv : step == kOut ? job.out : step == kGated ? job.gated : job.down),
+        width(width_of(job, step)),
+        blocks(width / static_cast<int>(kNf4Block)),
+        tiles(tiles_of_block(job, step)),
+        chunks_of_tile((blocks + kChunkBlocks - 1) / kChunkBlocks) {
+    chunks = tiles * chunks_of_tile;
+  }
+};
+
+static_assert(kSteps * sizeof(StepOfBlock) <= kStepBytes);
+
 struct Consumer {
   const Job& job;
-  const Places& at;
-  char* memory;
-  uint32_t start;
+  char* origin;  // address 0 of shared memory
   int lane, warp, layer = 0;
   Turn turn;
 
-  template <class T> __device__ T* place(uint32_t where) const { return reinterpret_cast<T*>(memory + (where - start)); }
+  template <class T> __device__ T* place(uint32_t where) const { return reinterpret_cast<T*>(origin + where); }
+  __device__ const Layer& own() const { return place<const Layer>(job.at.layers)[layer]; }
   __device__ uint32_t now() const { return static_cast<uint32_t>(layer) + 1; }
 
-  // The row that a step multiplies: four elements a thread at a time, as they come.
-  __device__ void read_normed(const Word* from, uint32_t sent, const void* weight, bool is_bf16) {
-    const int quads = job.hidden / 4;
-    uint2* stream = place<uint2>(at.stream);
-    uint2* row = place<uint2>(at.row);
-    float4 first{};
-    if (static_cast<int>(threadIdx.x) < quads) first = norm_weights(weight, is_bf16, threadIdx.x);
+  // The row that a step multiplies: four elements a thread at a time, as they come. Looked for before what can be done without it is done.
+  using Quads = exchange::Wanted<3, 2>;
+  static constexpr int kQuads = 3 * kConsumers;  // of all threads at once
+
+  __device__ bool is_first(int step) const { return step == kQkv && layer == 0; }  // whose row is the op's own operand
+  __device__ uint32_t sent(int step) const { return step == kQkv ? now() - 1 : now(); }
+  // How many of `count` places from `first` on are the thread's.
+  __device__ int own_places(int first, int count) const { return (count - first - static_cast<int>(threadIdx.x) + kConsumers - 1) / kConsumers; }
+
+  __device__ void look_for_row(int step, const StepOfBlock& its, Quads& wanted) const {
+    if (!is_first(step)) wanted.look(its.from + 2 * threadIdx.x, 2 * kConsumers, own_places(0, its.width / 4));
+  }
+  // Of the first and the gate's step it is the norm of the stream, to which what comes is added.
+  __device__ void read_row(int step, const StepOfBlock& its, Quads& wanted) {
+    const int quads = its.width / 4;
+    const bool is_normed = step == kQkv || step == kGated;
+    const Layer& own = this->own();
+    const void* weight = step == kQkv ? own.input_norm : own.post_norm;
+    const bool is_bf16 = step == kQkv ? own.input_is_bf16 : own.post_is_bf16;
+    uint2* stream = place<uint2>(job.at.stream);
+    uint2* row = place<uint2>(job.at.row);
+    float4 first_weights{};
+    if (is_normed && static_cast<int>(threadIdx.x) < quads) first_weights = norm_weights(weight, is_bf16, threadIdx.x);
     float squares = 0;
-    for (int i = threadIdx.x; i < quads; i += kConsumers) {
-      uint2 delta;
-      bool has_residual = true;
-      if (sent == 0) {  // the first layer's
-        delta = __ldcg(reinterpret_cast<const uint2*>(job.x) + i);
-        has_residual = job.residual != nullptr;
-        if (has_residual) stream[i] = __ldcg(reinterpret_cast<const uint2*>(job.residual) + i);
-      } else {
-        exchange::Pair pair;
-        pair.look(from + 2 * i);
-        delta = pair.receive(from + 2 * i, sent);
-      }
+    const auto take = [&](int i, uint2 delta, bool has_residual) {
       if (has_residual) {
         const uint2 before = stream[i];
         const float2 a = floats_of(delta.x), b = floats_of(delta.y), c = floats_of(before.x), d = floats_of(before.y);
-        delta = make_uint2(pack_bf16(a.x + c.x, a.y + c.y), pack_bf16(b.x + d.x, b.y + d.y));
+        delta = make_uint2(pack_pair<Bf16>(a.x + c.x, a.y + c.y), pack_pair<Bf16>(b.x + d.x, b.y + d.y));
       }
       stream[i] = delta;
       const float2 a = floats_of(delta.x), b = floats_of(delta.y);
       squares = fmaf(a.x, a.x, fmaf(a.y, a.y, fmaf(b.x, b.x, fmaf(b.y, b.y, squares))));
+    };
+    if (is_first(step)) {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < quads; i += kConsumers) {
+        if (job.residual) stream[i] = __ldcg(reinterpret_cast<const uint2*>(job.residual) + i);
+        take(i, __ldcg(reinterpret_cast<const uint2*>(job.x) + i), job.residual != nullptr);
+      }
+    } else {
+#pragma unroll 1
+      for (int first = 0; first < quads; first += kQuads) {
+        const int count = own_places(first, quads);
+        const Word* from = its.from + 2 * (first + static_cast<int>(threadIdx.x));
+        if (first > 0) wanted.look(from, 2 * kConsumers, count);
+        wanted.receive(from, 2 * kConsumers, count, sent(step));
+#pragma unroll
+        for (int j = 0; j < kQuads / kConsumers; ++j) {
+          if (j >= count) break;
+          const int i = first + static_cast<int>(threadIdx.x) + j * kConsumers;
+          const uint2 value = make_uint2(wanted.value(j), wanted.value(j, 1));
+          if (is_normed) take(i, value, true);
+          else row[i] = value;
+        }
+      }
     }
-    const float scale = 1.0f / sqrtf(consumer_sum(squares, place<float>(at.partial)) / static_cast<float>(job.hidden) + job.eps);
-    for (int i = threadIdx.x; i < quads; i += kConsumers) {
-      const float2 a = floats_of(stream[i].x), b = floats_of(stream[i].y);
-      const float4 w = i == static_cast<int>(threadIdx.x) ? first : norm_weights(weight, is_bf16, i);
-      row[i] = make_uint2(pack_bf16(w.x * (a.x * scale), w.y * (a.y * scale)), pack_bf16(w.z * (b.x * scale), w.w * (b.y * scale)));
+    if (is_normed) {
+      const float scale = 1.0f / sqrtf(consumer_sum(squares, place<float>(job.at.partial)) / static_cast<float>(job.hidden) + job.eps);
+#pragma unroll 1
+      for (int i = threadIdx.x; i < quads; i += kConsumers) {
+        const float2 a = floats_of(stream[i].x), b = floats_of(stream[i].y);
+        const float4 w = i == static_cast<int>(threadIdx.x) ? first_weights : norm_weights(weight, is_bf16, i);
+        row[i] = make_uint2(pack_pair<Bf16>(w.x * (a.x * scale), w.y * (a.y * scale)), pack_pair<Bf16>(w.z * (b.x * scale), w.w * (b.y * scale)));
+      }
     }
     consumer_sync();
-  }
-  __device__ void read_plain(const Word* from, int width) {
-    constexpr int kAtOnce = 3;
-    uint2* row = place<uint2>(at.row);
-    for (int i = threadIdx.x; i < width / 4; i += kAtOnce * kConsumers) {
-      exchange::Pair pairs[kAtOnce];
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j)
-        if (i + j * kConsumers < width / 4) pairs[j].look(from + 2 * (i + j * kConsumers));
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j)
-        if (i + j * kConsumers < width / 4) row[i + j * kConsumers] = pairs[j].receive(from + 2 * (i + j * kConsumers), now());
-    }
-    consumer_sync();
-  }
-  __device__ void read_row(int step) {
-    const Layer& own = job.of[layer];
-    if (step == kQkv) read_normed(job.down, static_cast<uint32_t>(layer), own.input_norm, own.input_is_bf16);
-    else if (step == kGated) read_normed(job.out, now(), own.post_norm, own.post_is_bf16);
-    else read_plain(step == kOut ? job.attention : job.gated, width_of(job, step));
   }
 
   // ---- Adapters: rank r of a step is a block's, counted from the last; u = lora_scale * row A^T is sent like all else ----
 
   __device__ int ranks_of(int step) const {
     int ranks = 0;
-    for (int i = 0; i < linears_of(step); ++i) ranks += job.of[layer].linears[first_linear(step) + i].rank;
+    for (int i = 0; i < linears_of(step); ++i) ranks += own().linears[first_linear(step) + i].rank;
     return ranks;
   }
   __device__ const float* rank_row(int step, int rank) const {
     int linear = first_linear(step);
-    while (rank >= job.of[layer].linears[linear].rank) rank -= job.of[layer].linears[linear++].rank;
-    return job.of[layer].linears[linear].a + static_cast<int64_t>(rank) * width_of(job, step);
+    while (rank >= own().linears[linear].rank) rank -= own().linears[linear++].rank;
+    return own().linears[linear].a + static_cast<int64_t>(rank) * width_of(job, step);
   }
   __device__ Word* ranks_place(int step) const { return job.ranks + step * kMostRanks; }
   __device__ int first_rank() const { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
@@ -383,12 +392,12 @@ struct Consumer {
       for (int i = threadIdx.x; i < lines; i += kConsumers) prefetch_l2(rank_row(step, rank) + 32 * i);
     for (int i = threadIdx.x; i < tiles * kTileRows; i += kConsumers) {
       const Tile tile = tile_of(job, step, i / kTileRows);
-      const Linear& linear = job.of[layer].linears[tile.linear];
+      const Linear& linear = own().linears[tile.linear];
       for (int r = 0; r < linear.rank; r += 32) prefetch_l2(linear.b + static_cast<int64_t>(tile.row + i % kTileRows) * linear.rank + r);
     }
   }
   __device__ void send_ranks(int step, int ranks) const {
-    const uint2* row = place<uint2>(at.row);
+    const uint2* row = place<uint2>(job.at.row);
     int parity = 0;
     for (int rank = first_rank(); rank < ranks; rank += static_cast<int>(gridDim.x), parity ^= 1) {
       const float4* a = reinterpret_cast<const float4*>(rank_row(step, rank));
@@ -398,14 +407,22 @@ struct Consumer {
         const float2 low = floats_of(row[i].x), high = floats_of(row[i].y);
         sum = fmaf(low.x, rounded(f.x), fmaf(low.y, rounded(f.y), fmaf(high.x, rounded(f.z), fmaf(high.y, rounded(f.w), sum))));
       }
-      sum = consumer_sum(sum, place<float>(at.partial) + parity * kConsumerWarps);
+      sum = consumer_sum(sum, place<float>(job.at.partial) + parity * kConsumerWarps);
       if (threadIdx.x == 0) exchange::send(ranks_place(step) + rank, __float_as_uint(job.lora_scale * sum), now());
     }
   }
   // To shared memory, rounded as the product wants it.
   __device__ void read_ranks(int step, int ranks) const {
-    float* to = place<float>(at.ranks);
-    for (int i = threadIdx.x; i < ranks; i += kConsumers) to[i] = rounded(__uint_as_float(exchange::receive(ranks_place(step) + i, now())));
+    float* to = place<float>(job.at.ranks);
+    constexpr int kRanks = (kMostRanks + kConsumers - 1) / kConsumers;
+    exchange::Wanted<kRanks, 1> wanted;
+    const Word* from = ranks_place(step) + threadIdx.x;
+    const int count = own_places(0, ranks);
+    wanted.look(from, kConsumers, count);
+    wanted.receive(from, kConsumers, count, now());
+#pragma unroll
+    for (int j = 0; j < kRanks; ++j)
+      if (j < count) to[threadIdx.x + j * kConsumers] = rounded(__uint_as_float(wanted.value(j)));
   }
 
   // ---- A step: the block's tiles times the row ----
@@ -415,122 +432,118 @@ struct Consumer {
     Codes codes;
     float low, high;  // scales of the lane's rows
   };
-  __device__ void wait_chunk() const { sm90::barrier_wait(at.full(turn.slot), turn.phase); }
+  __device__ void wait_chunk() const { sm90::barrier_wait(full_barrier(job, turn.slot), turn.phase); }
   __device__ void take(int block, Item& to) const {
-    const uint32_t lane_table = at.table | static_cast<uint32_t>(lane * 4);
-    const uint32_t low = at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane / 4 * kCodeStride + block * 32 + lane % 4 * 8);
-    const float* scales = place<float>(at.scales) + turn.slot * (kScaleBytes / 4) + lane / 4 * kScaleStride + block;
+    const uint32_t lane_table = job.at.table | static_cast<uint32_t>(lane * 4);
+    const uint32_t low = job.at.codes + static_cast<uint32_t>(turn.slot * kSlotBytes + lane / 4 * kCodeStride + block * 32 + lane % 4 * 8);
+    const float* scales = place<float>(job.at.scales) + turn.slot * (kScaleBytes / 4) + lane / 4 * kScaleStride + block;
     to.codes.look_up(low, low + 8 * kCodeStride, lane_table);
     to.low = scales[0];
     to.high = scales[8 * kScaleStride];
   }
   __device__ void release_chunk() {
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(at.consumed(turn.slot));
+    if (lane == 0) sm90::barrier_arrive(consumed_barrier(job, turn.slot));
     turn.next(job.slots);
   }
 
   __device__ void run_step(int step) {
-    const int width = width_of(job, step), blocks = width / static_cast<int>(kNf4Block), of_tile = chunks_of(width);
-    const int tiles = tiles_of_block(job, step), chunks = tiles * of_tile, ranks = job.most_ranks > 0 ? ranks_of(step) : 0;
-    if (ranks > 0) ask_for_adapters(step, ranks, tiles);
-    Item ahead[kAhead][kBlocksOfWarp];
-    const auto blocks_at = [&](int chunk) { return min(blocks - chunk % of_tile * kChunkBlocks, kChunkBlocks); };
-#pragma unroll
-    for (int c = 0; c < kAhead; ++c) {
-      if (c >= chunks) break;
-      wait_chunk();
-#pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) take(warp + j * kConsumerWarps, ahead[c][j]);
-      release_chunk();
-    }
+    const StepOfBlock its = place<const StepOfBlock>(job.at.steps)[step];
+    const int chunks = its.chunks, ranks = job.most_ranks > 0 ? ranks_of(step) : 0;
     if (chunks == 0 && first_rank() >= ranks && step != kQkv && step != kGated) return;
-    read_row(step);
-    if (ranks > 0) send_ranks(step, ranks);
-
+    Quads wanted;
+    look_for_row(step, its, wanted);
+    if (ranks > 0) ask_for_adapters(step, ranks, its.tiles);
     float low_sum = 0, high_sum = 0;
-    const uint4* row = place<uint4>(at.row) + lane % 4 * 2;
-    const auto multiply = [&](int block, const Item& item) {
-      const uint4 factors[2] = {row[block * 8], row[block * 8 + 1]};
-      float c[4] = {}, more[4] = {};
-      item.codes.multiply(factors, c, more);
-      low_sum = fmaf(item.low, c[0] + more[0], low_sum);
-      high_sum = fmaf(item.high, c[2] + more[2], high_sum);
-    };
-    float* sums = place<float>(at.sums) + lane / 4 * (kConsumerWarps + 1) + warp;
-    int chunk_of_tile = 0, tile = 0;
-    const auto end_chunk = [&] {
-      if (++chunk_of_tile < of_tile) return;
-      if (lane % 4 == 0) {
-        sums[tile * kTileRows * (kConsumerWarps + 1)] = low_sum;
-        sums[(tile * kTileRows + 8) * (kConsumerWarps + 1)] = high_sum;
+    const uint4* row = place<uint4>(job.at.row) + lane % 4 * 2;
+    float* sums = place<float>(job.at.sums) + lane / 4 * (kConsumerWarps + 1) + warp;
+    int chunk_of_tile = 0;
+    uint4 factors[kBlocksOfWarp][2] = {};  // of the row: where a tile is one chunk, of all tiles
+    // The first chunk's codes are looked up while the row is on its way.
+#pragma unroll 1
+    for (int c = 0; c == 0 || c < chunks; ++c) {
+      Item items[kBlocksOfWarp] = {};
+      if (c < chunks) {
+        wait_chunk();
+#pragma unroll
+        for (int j = 0; j < kBlocksOfWarp; ++j) take(warp + j * kConsumerWarps, items[j]);
+        release_chunk();
       }
+      if (c == 0) {
+        read_row(step, its, wanted);
+        if (ranks > 0) send_ranks(step, ranks);
+        if (chunks == 0) return;
+      }
+      if (c == 0 || its.chunks_of_tile > 1) {
+#pragma unroll
+        for (int j = 0; j < kBlocksOfWarp; ++j) {
+          const int block = chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps;
+          factors[j][0] = row[block * 8];
+          factors[j][1] = row[block * 8 + 1];
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kBlocksOfWarp; ++j) {
+        if (chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps >= its.blocks) break;
+        float sum[4] = {}, more[4] = {};
+        items[j].codes.multiply(factors[j], sum, more);
+        low_sum = fmaf(items[j].low, sum[0] + more[0], low_sum);
+        high_sum = fmaf(items[j].high, sum[2] + more[2], high_sum);
+      }
+      if (++chunk_of_tile < its.chunks_of_tile) continue;
+      if (lane % 4 == 0) {
+        sums[0] = low_sum;
+        sums[8 * (kConsumerWarps + 1)] = high_sum;
+      }
+      sums += kTileRows * (kConsumerWarps + 1);
       low_sum = high_sum = 0;
       chunk_of_tile = 0;
-      ++tile;
-    };
-#pragma unroll
-    for (int c = 0; c < kAhead; ++c) {
-      if (c >= chunks) break;
-#pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) multiply(chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps, ahead[c][j]);
-      end_chunk();
     }
-    for (int c = kAhead; c < chunks; ++c) {
-      wait_chunk();
-      Item items[kBlocksOfWarp];
-#pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) take(warp + j * kConsumerWarps, items[j]);
-      release_chunk();
-#pragma unroll
-      for (int j = 0; j < kBlocksOfWarp; ++j)
-        if (warp + j * kConsumerWarps < blocks_at(c)) multiply(chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps, items[j]);
-      end_chunk();
-    }
-    if (chunks == 0) return;
     if (ranks > 0) read_ranks(step, ranks);
     consumer_sync();
-    finish(step, tiles);
+    finish(step, its);
   }
 
-  // A row's sum over the warps, with bias and adapter.
+  // A row's sum over the warps, by kSumLanes lanes, with bias and adapter.
+  static constexpr int kSumLanes = 4;
   __device__ float result(int step, const Tile& tile, int i, int row) const {
-    const float* sums = place<float>(at.sums) + (i * kTileRows + row) * (kConsumerWarps + 1);
+    const float* sums = place<float>(job.at.sums) + (i * kTileRows + row) * (kConsumerWarps + 1);
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) sum += sums[w];
-    const Linear& linear = job.of[layer].linears[tile.linear];
+    for (int w = 0; w < kConsumerWarps / kSumLanes; ++w) sum += sums[w * kSumLanes + lane % kSumLanes];
+    sum = warp_sum<kSumLanes>(sum);
+    const Linear& linear = own().linears[tile.linear];
     if (linear.bias)
       sum += linear.bias_is_bf16 ? to_float(static_cast<const Bf16*>(linear.bias)[tile.row + row]) : static_cast<const float*>(linear.bias)[tile.row + row];
     if (linear.rank > 0) {
-      const float* u = place<float>(at.ranks);
-      for (int before = first_linear(step); before < tile.linear; ++before) u += job.of[layer].linears[before].rank;
+      const float* u = place<float>(job.at.ranks);
+      for (int before = first_linear(step); before < tile.linear; ++before) u += own().linears[before].rank;
       const float* b = linear.b + static_cast<int64_t>(tile.row + row) * linear.rank;
-      for (int r = 0; r < linear.rank; ++r) sum = fmaf(u[r], rounded(__ldg(b + r)), sum);
+      float more = 0;
+      for (int r = lane % kSumLanes; r < linear.rank; r += kSumLanes) more = fmaf(u[r], rounded(__ldg(b + r)), more);
+      sum += warp_sum<kSumLanes>(more);
     }
     return rounded(sum);
   }
-  __device__ void finish(int step, int tiles) const {
-    Word* to = step == kQkv ? job.qkv : step == kOut ? job.out : step == kGated ? job.gated : job.down;
-    const int of_unit = step == kGated ? 2 : 1, rows = tiles / of_unit * kTileRows;
+  __device__ void finish(int step, const StepOfBlock& its) const {
+    const int of_unit = step == kGated ? 2 : 1, lanes = its.tiles / of_unit * kTileRows * kSumLanes;
     const bool is_last = step == kDown && layer + 1 == job.layers;
-    for (int i = threadIdx.x; i < (rows + kWarp - 1) / kWarp * kWarp; i += kConsumers) {
-      const int local = min(i, rows - 1), index = local / kTileRows * of_unit, row = local % kTileRows;
+    for (int i = threadIdx.x; i < lanes; i += kConsumers) {  // whole warps: a tile has two
+      const int row = i / kSumLanes % kTileRows, index = i / (kSumLanes * kTileRows) * of_unit;
       const Tile tile = tile_of(job, step, index);
-      float y = result(step, tile, index, row);
-      if (step == kGated) {
-        const float up = result(step, {tile.linear + 1, tile.row, tile.column}, index + 1, row);
-        y = y * __fdividef(1.0f, 1.0f + __expf(-y)) * up;
+      float y = 0, gate = 0;
+#pragma unroll 1
+      for (int part = 0; part < of_unit; ++part) {
+        gate = y;
+        y = result(step, {tile.linear + part, tile.row, tile.column}, index + part, row);
       }
-      const float other = __shfl_xor_sync(kAllLanes, y, 1);
-      if (i >= rows || i % 2 != 0) continue;
-      const uint32_t pair = pack_bf16(y, other);
+      if (step == kGated) y = gate * __fdividef(1.0f, 1.0f + __expf(-gate)) * y;
+      const float other = __shfl_xor_sync(kAllLanes, y, kSumLanes);
+      if (lane % (2 * kSumLanes) != 0) continue;
+      const uint32_t pair = pack_pair<Bf16>(y, other);
       const int word = (tile.column + row) / 2;
       if (is_last) reinterpret_cast<uint32_t*>(job.y)[word] = pair;
-      else exchange::send(to + word, pair, now());
+      else exchange::send(its.to + word, pair, now());
     }
   }
 
@@ -538,10 +551,11 @@ struct Consumer {
 
   template <int kGroup> __device__ void attend(const Stretch& stretch, int past) {
     if (!stretch.is_one) return;
-    const Layer& own = job.of[layer];
-    const int part = lane % kLanes, way = threadIdx.x / kLanes, kv_head = stretch.kv_head, rank = stretch.rank, splits = job.splits;
+    const Layer& own = this->own();
+    const int part = lane % kLanes, way = threadIdx.x / kLanes, kv_head = stretch.kv_head, rank = stretch.rank, splits = 1 << job.splits_log2;
     const int begin = stretch.begin, end = stretch.end;
-    float* heads = place<float>(at.heads);
+    constexpr int kBatch = kGroup > 2 ? 1 : 2;  // keys of a lane on the way at once
+    float* heads = place<float>(job.at.heads);
     Bf16 *k_cache = own.k_cache + kv_head * kDim, *v_cache = own.v_cache + kv_head * kDim;
     Packed<Bf16, 8> keys[kBatch], values[kBatch];
     unsigned seen = 0;
@@ -565,12 +579,18 @@ struct Consumer {
       const Quad weight = norm ? quad_of(norm, is_query ? own.q_is_bf16 : own.k_is_bf16, lane) : Quad{};
       const float2 cos = __ldg(reinterpret_cast<const float2*>(job.cos) + lane), sin = __ldg(reinterpret_cast<const float2*>(job.sin) + lane);
       const Word* from = job.qkv + (is_query ? (kv_head * kGroup + warp) * kHalf : (job.inner + kv_head * kDim) / 2);
-      const uint32_t low = exchange::receive(from + lane, now()), high = exchange::receive(from + lane + kWarp, now());
-      turn_head(low, high, norm != nullptr, weight, job.eps, cos, sin, lane, heads + warp * kDim);
+      exchange::Wanted<2, 1> wanted;
+      wanted.look(from + lane, kWarp, 2);
+      wanted.receive(from + lane, kWarp, 2, now());
+      turn_head(wanted.value(0), wanted.value(1), norm != nullptr, weight, job.eps, cos, sin, lane, heads + warp * kDim);
     } else if (warp == kGroup + 1 && is_newest) {
       const Word* from = job.qkv + (job.inner + job.keys + kv_head * kDim) / 2;
-      uint32_t* to = place<uint32_t>(at.new_value);
-      for (int i = lane; i < kHalf; i += kWarp) to[i] = exchange::receive(from + i, now());
+      uint32_t* to = place<uint32_t>(job.at.new_value);
+      exchange::Wanted<2, 1> wanted;
+      wanted.look(from + lane, kWarp, 2);
+      wanted.receive(from + lane, kWarp, 2, now());
+      to[lane] = wanted.value(0);
+      to[lane + kWarp] = wanted.value(1);
     }
     consumer_sync();
 
@@ -591,7 +611,7 @@ struct Consumer {
       Lanes<8> key;
 #pragma unroll
       for (int e = 0; e < 8; ++e) key[e] = heads[kGroup * kDim + part * 8 + e];
-      const Packed<Bf16, 8> new_key[1] = {pack<Bf16>(key)}, new_value[1] = {load<8>(place<Bf16>(at.new_value) + part * 8)};
+      const Packed<Bf16, 8> new_key[1] = {pack<Bf16>(key)}, new_value[1] = {load<8>(place<Bf16>(job.at.new_value) + part * 8)};
       running.take(q, new_key, new_value, way == 0);
       if (way == 0) {
         store(k_cache + static_cast<int64_t>(past) * job.keys + part * 8, new_key[0]);
@@ -600,8 +620,8 @@ struct Consumer {
     }
 
     // The two keys of a warp, the warps, the blocks.
-    float* sums = place<float>(at.scratch);       // [warp][query][element]
-    float2* states = place<float2>(at.states);    // [warp][query]
+    float* sums = place<float>(job.at.scratch);       // [warp][query][element]
+    float2* states = place<float2>(job.at.states);    // [warp][query]
 #pragma unroll
     for (int r = 0; r < kGroup; ++r) {
       const float most = fmaxf(running.most[r], __shfl_xor_sync(kAllLanes, running.most[r], kLanes));
@@ -621,7 +641,7 @@ struct Consumer {
     }
     consumer_sync();
     // A block's part for another: of each query its share of the elements, the maximum and the sum.
-    const int share = kDim / splits, of_query = share + 2, of_part = kGroup * of_query;
+    const int log_share = kLogDim - job.splits_log2, share = 1 << log_share, of_query = share + 2, of_part = kGroup * of_query;
     Word* parts = job.parts + static_cast<int64_t>(kv_head) * splits * splits * of_part;
     for (int i = threadIdx.x; i < kGroup * kDim; i += kConsumers) {
       const int r = i / kDim, d = i % kDim;
@@ -629,36 +649,45 @@ struct Consumer {
 #pragma unroll
       for (int w = 1; w < kConsumerWarps; ++w) most = fmaxf(most, states[w * kGroup + r].x);
       const float base = most == -INFINITY ? 0.0f : most;
-#pragma unroll
+#pragma unroll 4
       for (int w = 0; w < kConsumerWarps; ++w) {
         const float shrink = exp2f(states[w * kGroup + r].x - base);
         total = fmaf(shrink, states[w * kGroup + r].y, total);
         value = fmaf(shrink, sums[(w * kGroup + r) * kDim + d], value);
       }
       const auto place_of = [&](int to) { return parts + (to * splits + rank) * of_part + r * of_query; };
-      exchange::send(place_of(d / share) + d % share, __float_as_uint(value), now());
+      exchange::send(place_of(d >> log_share) + (d & (share - 1)), __float_as_uint(value), now());
       if (d < splits) {
         exchange::send(place_of(d) + share, __float_as_uint(most), now());
         exchange::send(place_of(d) + share + 1, __float_as_uint(total), now());
       }
     }
-    float* received = place<float>(at.parts);
-    for (int i = threadIdx.x; i < splits * of_part; i += kConsumers)
-      received[i] = __uint_as_float(exchange::receive(parts + rank * splits * of_part + i, now()));
+    float* received = place<float>(job.at.parts);
+    constexpr int kParts = (kGroup * (kDim + 2 * kMostSplits) + kConsumers - 1) / kConsumers;
+    exchange::Wanted<kParts, 1> wanted;
+    const Word* from = parts + rank * splits * of_part + threadIdx.x;
+    const int count = own_places(0, splits * of_part);
+    wanted.look(from, kConsumers, count);
+    wanted.receive(from, kConsumers, count, now());
+#pragma unroll
+    for (int j = 0; j < kParts; ++j)
+      if (j < count) received[threadIdx.x + j * kConsumers] = __uint_as_float(wanted.value(j));
     consumer_sync();
-    for (int i = threadIdx.x; i < (kGroup * share + kWarp - 1) / kWarp * kWarp; i += kConsumers) {
-      const int local = min(i, kGroup * share - 1), r = local / share, d = local % share;
-      const float* query = received + r * of_query;
-      float most = -INFINITY, total = 0, value = 0;
-      for (int c = 0; c < splits; ++c) most = fmaxf(most, query[c * of_part + share]);
-      for (int c = 0; c < splits; ++c) {
-        const float shrink = exp2f(query[c * of_part + share] - most);
-        total = fmaf(shrink, query[c * of_part + share + 1], total);
-        value = fmaf(shrink, query[c * of_part + d], value);
+    // An element by as many neighbouring lanes as there are splits.
+    for (int i = threadIdx.x; i < kGroup * kDim; i += kConsumers) {
+      const int element = i >> job.splits_log2, c = i & (splits - 1), r = element >> log_share, d = element & (share - 1);
+      const float* query = received + c * of_part + r * of_query;
+      float most = query[share];
+      for (int apart = splits / 2; apart > 0; apart /= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, apart));
+      const float shrink = exp2f(query[share] - most);
+      float total = shrink * query[share + 1], value = shrink * query[d];
+      for (int apart = splits / 2; apart > 0; apart /= 2) {
+        total += __shfl_xor_sync(kAllLanes, total, apart);
+        value += __shfl_xor_sync(kAllLanes, value, apart);
       }
-      const float o = value / total, other = __shfl_xor_sync(kAllLanes, o, 1);
-      if (i < kGroup * share && i % 2 == 0)
-        exchange::send(job.attention + ((kv_head * kGroup + r) * kDim + rank * share + d) / 2, pack_bf16(o, other), now());
+      const float o = value / total, other = __shfl_xor_sync(kAllLanes, o, splits);
+      if (c == 0 && d % 2 == 0)
+        exchange::send(job.attention + ((kv_head * kGroup + r) * kDim + rank * share + d) / 2, pack_pair<Bf16>(o, other), now());
     }
   }
 };
@@ -668,20 +697,23 @@ struct Consumer {
 template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kernel(const __grid_constant__ Job job) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) char memory[];
-  const uint32_t start = sm90::shared_address(memory);
-  const Places at(job, kGroup, static_cast<int>(gridDim.x), start);
+  char* origin = memory - sm90::shared_address(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int past = *job.past;
   if (past < 0 || past >= job.capacity) {
     if (blockIdx.x == 0 && threadIdx.x == 0) report_fault(job.fault, FaultKind::CacheFull, 0, past, job.capacity - 1);
     return;
   }
-  for (int i = threadIdx.x; i < kTableParts; i += kThreads) write_table(memory + (at.table - start), i);
-  if (threadIdx.x < 256) reinterpret_cast<float*>(memory + (at.map - start))[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
+  const Layer* layers = reinterpret_cast<const Layer*>(origin + job.at.layers);
+  for (int i = threadIdx.x; i < job.layers * static_cast<int>(sizeof(Layer) / sizeof(uint4)); i += kThreads)
+    reinterpret_cast<uint4*>(origin + job.at.layers)[i] = reinterpret_cast<const uint4*>(job.of)[i];
+  for (int i = threadIdx.x; i < kTableParts; i += kThreads) write_table(origin + job.at.table, i);
+  if (threadIdx.x < 256) reinterpret_cast<float*>(origin + job.at.map)[threadIdx.x] = kDynamicMapSigned[threadIdx.x];
+  if (threadIdx.x < kSteps) reinterpret_cast<StepOfBlock*>(origin + job.at.steps)[threadIdx.x] = StepOfBlock(job, static_cast<int>(threadIdx.x));
   if (threadIdx.x == 0) {
     for (int i = 0; i < job.slots; ++i) {
-      sm90::barrier_init(at.full(i), 2);  // the codes, the scales
-      sm90::barrier_init(at.consumed(i), kConsumerWarps);
+      sm90::barrier_init(full_barrier(job, i), kCopyWarps + 1);  // the codes, the scales
+      sm90::barrier_init(consumed_barrier(job, i), kConsumerWarps);
     }
     sm90::barrier_init_fence();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -689,9 +721,9 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kern
   __syncthreads();
   if (warp < kConsumerWarps) {
 #ifdef VLTUNE_SM90A
-    sm90::registers_grow<112>();
+    sm90::registers_grow<104>();
 #endif
-    Consumer consumer{job, at, memory, start, lane, warp};
+    Consumer consumer{job, origin, lane, warp};
     const Stretch stretch = stretch_of(job, past);
     for (; consumer.layer < job.layers; ++consumer.layer) {
       for (int step = 0; step < kSteps; ++step) {
@@ -701,13 +733,14 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kern
     }
     if (blockIdx.x == 0)
       for (int i = threadIdx.x; i < job.hidden / 4; i += kConsumers)
-        reinterpret_cast<uint2*>(job.sum)[i] = reinterpret_cast<const uint2*>(memory + (at.stream - start))[i];
+        reinterpret_cast<uint2*>(job.sum)[i] = reinterpret_cast<const uint2*>(origin + job.at.stream)[i];
   } else {
 #ifdef VLTUNE_SM90A
-    sm90::registers_shrink<32>();
+    sm90::registers_shrink<64>();
 #endif
-    if (warp == kConsumerWarps) copy_codes(job, at, past, lane);
-    else make_scales(job, at, memory, start, warp - kConsumerWarps - 1, lane);
+    const int feeder = warp - kConsumerWarps;
+    if (feeder < kCopyWarps) copy_codes(job, layers, past, feeder, lane);
+    else make_scales(job, layers, origin, feeder - kCopyWarps, lane);
   }
 #endif
 }
@@ -834,21 +867,54 @@ bool plan_layers(const OpCall& call, int64_t first, int64_t layers, Launch* to) 
 
 auto kernel_for(int group) { return group == 1 ? layers_kernel<1> : group == 2 ? layers_kernel<2> : layers_kernel<4>; }
 
+// Where things lie in shared memory. The attention's scratch memory is the place of the row and its sums, which are no more then.
+Places places_of(const Job& job, int group, int most_tiles) {
+  uint32_t end = kReserved;
+  const auto take = [&](int64_t bytes, uint32_t alignment = 16) {
+    const uint32_t at = (end + alignment - 1) / alignment * alignment;
+    end = at + static_cast<uint32_t>(bytes);
+    return at;
+  };
+  Places at{};
+  at.barriers = take(2 * kMostSlots * 8);
+  at.steps = take(kStepBytes);
+  at.partial = take(2 * kConsumerWarps * 4);
+  at.map = take(256 * 4);
+  at.stream = take(job.hidden * 2);
+  at.heads = take((group + 1) * kDim * 4);
+  at.new_value = take(kDim * 2);
+  at.parts = take(group * (kDim + 2 * kMostSplits) * 4);
+  at.ranks = take(job.most_ranks * 4);
+  at.layers = take(job.layers * static_cast<int64_t>(sizeof(Layer)));
+  at.scratch = at.row = take(std::max({job.hidden, job.inner, job.intermediate}) * 2);
+  at.sums = take(most_tiles * kTileRows * (kConsumerWarps + 1) * 4);
+  at.states = at.scratch + static_cast<uint32_t>(kConsumerWarps * group * kDim * 4);
+  end = std::max(end, at.states + static_cast<uint32_t>(kConsumerWarps * group * 8));
+  at.scales = take(job.slots * kScaleBytes);
+  at.table = take(kTableBytes, kTableBytes);
+  at.codes = take(job.slots * kSlotBytes, 128);
+  at.end = end;
+  return at;
+}
+
 // Blocks, one to a multiprocessor at most, and the slots of their ring.
 bool plan_blocks(Launch* to) {
   Job& job = to->job;
   const int kv_heads = job.keys / kDim;
   to->blocks = std::min({device().multiprocessors, units_of(job, kQkv), units_of(job, kGated)});
-  job.splits = kMostSplits;
-  while (job.splits > 0 && job.splits * kv_heads > to->blocks) job.splits /= 2;
-  if (job.splits == 0) return false;
-  const auto bytes = [&](int slots) {
-    job.slots = slots;
-    return Places(job, to->group, to->blocks, kReserved).end;
-  };
-  int slots = kMostSlots;
-  while (slots >= kLeastSlots && bytes(slots) > device().shared_bytes) --slots;
-  return slots >= kLeastSlots;
+  if (kv_heads > to->blocks) return false;
+  for (job.splits_log2 = 0; 2 << job.splits_log2 <= kMostSplits && kv_heads * (2 << job.splits_log2) <= to->blocks;) ++job.splits_log2;
+  int most_tiles = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    job.whole[step] = units_of(job, step) / to->blocks;
+    job.rest[step] = units_of(job, step) % to->blocks;
+    most_tiles = std::max(most_tiles, (job.whole[step] + (job.rest[step] > 0)) * (step == kGated ? 2 : 1));
+  }
+  for (job.slots = kMostSlots; job.slots >= kLeastSlots; --job.slots) {
+    job.at = places_of(job, to->group, most_tiles);
+    if (job.at.end <= device().shared_bytes) return true;
+  }
+  return false;
 }
 
 // A launch brings more than 4 KiB along from CUDA 12.1 on.
@@ -875,7 +941,7 @@ void launch(const OpCall& call, const Launch& from) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(from.blocks));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = Places(from.job, from.group, from.blocks, kReserved).end;
+  config.dynamicSmemBytes = from.job.at.end;
   config.stream = stream_of(call);
   config.attrs = &together;
   config.numAttrs = 1;

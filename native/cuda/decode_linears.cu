@@ -372,6 +372,7 @@ bool plan(const OpCall& call, const LinearsOne& f, Job* job) {
   if (!all_aligned(kVectorBytes, f.x.data, f.residual.data, f.norm.data, f.sum.data)) return false;
   for (int i = 0; i < f.count; ++i) {
     const LinearsOne::Layer& layer = f.layers[i];
+    if (layer.bias.present() && layer.bias.dtype == DType::F16) return false;
     if (layer.weight.dtype != DType::NF4 || !all_aligned(kVectorBytes, layer.weight.data) || layer.out > 1 << 24 || layer.rank > 1 << 12) return false;
   }
   *job = {};

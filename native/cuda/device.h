@@ -14,7 +14,7 @@ namespace vltune::cuda {
 struct DeviceInfo {
   int index;
   std::string name;
-  int major, minor;           // compute capability
+  int major, minor;           // compute capability that kernels are chosen by
   int multiprocessors;
   size_t total_bytes;         // of the card
   size_t l2_bytes;
@@ -22,6 +22,10 @@ struct DeviceInfo {
   bool sm90a() const { return major == 9 && minor == 0; }  // wgmma and TMA kernels run
   int capability() const { return major * 10 + minor; }
 };
+
+// The compute capability that a device counts as, times ten: its own, or, for tests of the kernels that older GPUs have, the lower one
+// that VLTUNE_CUDA_CAPABILITY=75|80|86|89|... names. ERR_ARGUMENT if that is no such number.
+int counted_capability(const cudaDeviceProp& properties);
 
 // The chosen device (the first, unless select_device named another). Opens the driver on first use. ERR_NO_DEVICE with the reason.
 const DeviceInfo& device();

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../ops/check.h"
+#include "../ops/linear_checks.h"
 
 namespace vltune::cuda {
 
@@ -15,12 +15,6 @@ struct Dropout {
   uint32_t threshold = 0;        // keep if word >= threshold
   float scale = 1;               // 1 / (1 - p)
 };
-
-static inline double dropout_probability(const OpCall& call) {
-  const double p = call.attrs->number("dropout", 0);
-  VLTUNE_CHECK(p >= 0 && p < 1, "ERR_ARGUMENT", "%s: dropout must be at least 0 and below 1, got %g", call.op, p);
-  return p;
-}
 
 static inline Dropout dropout_of(const OpCall& call, const Tensor& rng) {
   if (!rng.present() || dropout_probability(call) == 0) return {};

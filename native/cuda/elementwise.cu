@@ -1,6 +1,6 @@
 #include "../ops/elementwise.h"
 
-#include "../ops/check.h"
+#include "../ops/elementwise_checks.h"
 #include "../ops/nf4.h"
 #include "map.cuh"
 #include "rows.cuh"
@@ -49,14 +49,7 @@ struct Fill {
 
 void add(const OpCall& call) {
   const Tensor &a = input(call, 0), &b = input(call, 1), &y = output(call, 0);
-  check_present(call, a, "a");
-  check_present(call, b, "b");
-  check_present(call, y, "y");
-  check_dtype(call, a, "a", kIsActivation);
-  check_dtype(call, b, "b", dtype_bit(a.dtype));
-  check_dtype(call, y, "y", dtype_bit(a.dtype));
-  check_numel(call, b, "b", a.numel());
-  check_numel(call, y, "y", a.numel());
+  check_add(call, a, b, y);
   with_activation(a.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch_map<kVector<D>>(call, a.numel(), all_aligned(kVectorBytes, a.data, b.data, y.data),
@@ -66,11 +59,7 @@ void add(const OpCall& call) {
 
 void cast(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
-  check_present(call, x, "x");
-  check_present(call, y, "y");
-  check_dtype(call, x, "x", kIsFloat | kIsNf4);
-  check_dtype(call, y, "y", kIsActivation);
-  check_numel(call, y, "y", x.numel());
+  check_cast(call, x, y);
   if (x.dtype == DType::NF4) return nf4_dequantize(call);
   with_activation(y.dtype, [&](auto y_tag) {
     using To = decltype(y_tag);
@@ -84,18 +73,15 @@ void cast(const OpCall& call) {
 
 void fill(const OpCall& call) {
   const Tensor& y = output(call, 0);
-  check_present(call, y, "y");
-  check_dtype(call, y, "y", kIsF32);
+  check_fill(call, y);
   launch_map<kVector<float>>(call, y.numel(), all_aligned(kVectorBytes, y.data),
                              Fill{y.as<float>(), static_cast<float>(call.attrs->number("value", 0))});
 }
 
 void select_rows(const OpCall& call) {
   const Tensor &x = input(call, 0), &rows = input(call, 1), &y = output(call, 0);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
-  check_operand(call, rows, "rows", kIsI32, {kAny});
+  check_select_rows(call, x, rows, y);
   const int64_t m = rows.dim(0), d = x.dim(1);
-  check_operand(call, y, "y", dtype_bit(x.dtype), {m, d});
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch_gather_rows(call, x.as<D>(), rows.as<int32_t>(), y.as<D>(), m, x.dim(0), d, FaultKind::Row);
@@ -104,8 +90,7 @@ void select_rows(const OpCall& call) {
 
 void copy(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
-  check_operand(call, x, "x", kIsU8, {kAny});
-  check_operand(call, y, "y", kIsU8, {x.dim(0)});
+  check_copy(call, x, y);
   launch_map<kVector<uint8_t>>(call, x.dim(0), all_aligned(kVectorBytes, x.data, y.data),
                                Cast<uint8_t, uint8_t>{x.as<uint8_t>(), y.as<uint8_t>()});
 }

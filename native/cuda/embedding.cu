@@ -1,6 +1,6 @@
 #include "../ops/embedding.h"
 
-#include "../ops/check.h"
+#include "../ops/embedding_checks.h"
 #include "rows.cuh"
 
 namespace vltune::cuda {
@@ -71,10 +71,8 @@ __global__ void __launch_bounds__(kGradThreads) embedding_gradient(const int32_t
 
 void embedding(const OpCall& call) {
   const Tensor &ids = input(call, 0), &weight = input(call, 1), &y = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny});
-  check_operand(call, weight, "weight", kIsFloat, {kAny, kAny});
+  check_embedding(call, ids, weight, y);
   const int64_t n = ids.dim(0), d = weight.dim(1);
-  check_operand(call, y, "y", kIsActivation, {n, d});
   with_float(weight.dtype, [&](auto weight_tag) {
     with_activation(y.dtype, [&](auto y_tag) {
       using W = decltype(weight_tag);
@@ -86,11 +84,8 @@ void embedding(const OpCall& call) {
 
 void embedding_backward(const OpCall& call) {
   const Tensor &ids = input(call, 0), &dy = input(call, 1), &dweight = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny});
-  const int64_t n = ids.dim(0);
-  check_operand(call, dy, "dy", kIsActivation, {n, kAny});
-  const int64_t d = dy.dim(1);
-  check_operand(call, dweight, "dweight", kIsF32, {kAny, d});
+  check_embedding_backward(call, ids, dy, dweight);
+  const int64_t n = ids.dim(0), d = dy.dim(1);
   if (n == 0 || d == 0) return;
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);

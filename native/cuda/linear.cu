@@ -1,74 +1,26 @@
 #include "../ops/linear.h"
 
-#include "../ops/check.h"
+#include "../ops/linear_checks.h"
 #include "adapter.h"
 #include "gemm/gemm.h"
 #include "linear_gemv.h"
+#include "scratch.h"
 #include "vector.cuh"
 #include "weight.h"
 
 namespace vltune::cuda {
 namespace {
 
-// Pieces of the workspace, each at a multiple of 256 bytes.
-class Scratch {
- public:
-  explicit Scratch(void* start) : start_(static_cast<char*>(start)) {}
-  void* take(size_t bytes) {
-    void* piece = start_ + used_;
-    used_ += (bytes + 255) / 256 * 256;
-    return piece;
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* start_;
-  size_t used_ = 0;
-};
-
-void check_workspace(const OpCall& call, size_t bytes) {
-  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
-               bytes);
-}
-
-// The adapter's rank; 0 without one.
-int64_t check_adapter(const OpCall& call, const Tensor& a, const Tensor& b, int64_t in, int64_t out) {
-  if (!a.present()) {
-    check_absent(call, b, "lora_b", "without lora_a");
-    return 0;
-  }
-  check_operand(call, a, "lora_a", kIsF32, {kAny, in});
-  check_operand(call, b, "lora_b", kIsF32, {out, a.shape[0]});
-  return a.shape[0];
-}
-
 float scale_of(const OpCall& call) { return static_cast<float>(call.attrs->number("scale", 1)); }
 
 // Factors of the second run that the product can read as they are: F32 of a whole number of steps.
 bool lies_padded(DType dtype, int64_t rank) { return dtype == DType::F32 && rank % kRankStep == 0; }
 
-struct Forward {
-  Tensor x, weight, bias, a, b, rng, y, u;
-  int64_t n, in, out, rank;
+struct Forward : LinearForward {
   bool adapts() const { return rank > 0; }
 };
 
-Forward forward_of(const OpCall& call) {
-  Forward f{input(call, 0), input(call, 1),  input(call, 2),  input(call, 3), input(call, 4),
-            input(call, 5), output(call, 0), output(call, 1), 0,              0,              0, 0};
-  check_operand(call, f.x, "x", kIsActivation, {kAny, kAny});
-  f.n = f.x.shape[0];
-  f.in = f.x.shape[1];
-  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {kAny, f.in});
-  f.out = f.weight.shape[0];
-  if (f.bias.present()) check_operand(call, f.bias, "bias", kIsActivation, {f.out});
-  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
-  if (f.a.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
-  else check_absent(call, f.u, "u", "without lora_a");
-  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
-  check_operand(call, f.y, "y", dtype_bit(f.x.dtype), {f.n, f.out});
-  return f;
-}
+Forward forward_of(const OpCall& call) { return {check_linear(call)}; }
 
 struct ForwardScratch {
   void *weight, *u, *b;
@@ -86,36 +38,11 @@ ForwardScratch forward_scratch(const Forward& f, void* start) {
   return s;
 }
 
-struct Backward {
-  Tensor dy, x, weight, a, b, u, rng, dx, dweight, dbias, da, db;
-  int64_t n, in, out, rank;
+struct Backward : LinearBackward {
   bool needs_v() const { return rank > 0 && (dx.present() || da.present()); }
 };
 
-Backward backward_of(const OpCall& call) {
-  Backward f{input(call, 0),  input(call, 1),  input(call, 2),  input(call, 3),  input(call, 4), input(call, 5), input(call, 6),
-             output(call, 0), output(call, 1), output(call, 2), output(call, 3), output(call, 4), 0,             0, 0, 0};
-  check_operand(call, f.dy, "dy", kIsActivation, {kAny, kAny});
-  f.n = f.dy.shape[0];
-  f.out = f.dy.shape[1];
-  check_operand(call, f.weight, "weight", kIsFloat | kIsNf4, {f.out, kAny});
-  f.in = f.weight.shape[1];
-  f.rank = check_adapter(call, f.a, f.b, f.in, f.out);
-  const unsigned same = dtype_bit(f.dy.dtype);
-  if (f.x.present() || f.dweight.present() || f.da.present()) check_operand(call, f.x, "x", same, {f.n, f.in});
-  if (f.u.present() || f.db.present()) check_operand(call, f.u, "u", kIsF32, {f.n, f.rank});
-  if (f.rng.present()) check_operand(call, f.rng, "rng", kIsI32, {2});
-  if (f.dx.present()) check_operand(call, f.dx, "dx", same, {f.n, f.in});
-  if (f.dweight.present()) check_operand(call, f.dweight, "dweight", kIsF32, {f.out, f.in});
-  if (f.dbias.present()) check_operand(call, f.dbias, "dbias", kIsF32, {f.out});
-  if (!f.a.present()) {
-    check_absent(call, f.da, "da", "without lora_a");
-    check_absent(call, f.db, "db", "without lora_a");
-  }
-  if (f.da.present()) check_operand(call, f.da, "da", kIsF32, {f.rank, f.in});
-  if (f.db.present()) check_operand(call, f.db, "db", kIsF32, {f.out, f.rank});
-  return f;
-}
+Backward backward_of(const OpCall& call) { return {check_linear_backward(call)}; }
 
 // The sums over rows that are wanted: da, db, dbias.
 int sums_of(const Backward& f, const Dropout& dropout, const void* v, const void* u, Sum* sums) {
@@ -230,7 +157,7 @@ void linear_backward(const OpCall& call) {
     Down down{f.needs_v() ? f.n : 0, f.out, f.rank, dtype, f.dy.data, f.b.as<float>(), true, scale_of(call), {}, nullptr, s.v, {}};
     if (converts) down.weight = &f.weight, down.plain = s.weight;
     if (f.dx.present() && !drop && !lies) down.pads[0] = {f.a.as<float>(), s.a, f.rank, f.in, padded_rank(f.rank), f.in};
-    if (f.db.present() && dtype == DType::BF16) down.pads[1] = {f.u.as<float>(), s.u, f.n, f.rank, f.n, padded_rank(f.rank)};
+    if (f.db.present() && dtype != DType::F32) down.pads[1] = {f.u.as<float>(), s.u, f.n, f.rank, f.n, padded_rank(f.rank)};
     adapter_down(call, down);
   } else if (converts) {
     weight_as(call, f.weight, dtype, s.weight);

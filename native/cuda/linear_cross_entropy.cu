@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
-#include "../ops/check.h"
+#include "../ops/linear_cross_entropy_checks.h"
 #include "cluster.cuh"
 #include "gemm/gemm.h"
 #include "rows.cuh"
+#include "scratch.h"
 #include "vector.cuh"
 #include "weight.h"
 
@@ -15,7 +16,7 @@ namespace {
 constexpr int32_t kIgnored = -100;
 
 // Rows of a chunk: row i is row rows[first + i] of x and targets, or first + i. Its logits lie `ld` apart; their gradient takes their
-// place, and with BF16 lies in the first part of each row.
+// place, and where it is narrower lies in the first part of each row.
 struct Rows {
   const int32_t* rows;      // nullptr: all
   const int32_t* targets;
@@ -260,30 +261,15 @@ constexpr int64_t kLeastRows = 32;
 
 constexpr DType kLogitsOfBf16 = DType::BF16;
 
-struct Call {
-  Tensor x, weight, targets, loss_scale, rows, loss, dx, dweight;
-  int64_t n, d, vocab, ld, count, chunk;
+struct Call : LinearCrossEntropy {
+  int64_t ld, count, chunk;
   DType dtype, logits;
-  bool trains;
 };
 
 Call read_call(const OpCall& call) {
-  Call c{input(call, 0), input(call, 1), input(call, 2), input(call, 3), input(call, 4), output(call, 0), output(call, 1), output(call, 2),
-         0, 0, 0, 0, 0, 0, DType::F32, DType::F32, false};
-  check_operand(call, c.x, "x", kIsActivation, {kAny, kAny});
-  c.n = c.x.shape[0];
-  c.d = c.x.shape[1];
-  check_operand(call, c.weight, "weight", kIsFloat | kIsNf4, {kAny, c.d});
-  c.vocab = c.weight.shape[0];
-  check_operand(call, c.targets, "targets", kIsI32, {c.n});
-  check_operand(call, c.loss_scale, "loss_scale", kIsF32, {1});
-  if (c.rows.present()) check_operand(call, c.rows, "rows", kIsI32, {kAny});
-  check_operand(call, c.loss, "loss", kIsF32, {1});
-  if (c.dx.present()) check_operand(call, c.dx, "dx", dtype_bit(c.x.dtype), {c.n, c.d});
-  if (c.dweight.present()) check_operand(call, c.dweight, "dweight", kIsF32, {c.vocab, c.d});
+  Call c{check_linear_cross_entropy(call), 0, 0, 0, DType::F32, DType::F32};
   c.dtype = c.x.dtype;
-  c.trains = c.dx.present() || c.dweight.present();
-  c.logits = c.dtype == DType::F32 ? DType::F32 : kLogitsOfBf16;
+  c.logits = c.dtype == DType::BF16 ? kLogitsOfBf16 : c.dtype;
   c.ld = ceil_div(c.vocab, 8) * 8;
   c.count = c.rows.present() ? c.rows.shape[0] : c.n;
   int64_t rows = call.attrs->integer("chunk_rows", 0);
@@ -295,21 +281,19 @@ Call read_call(const OpCall& call) {
   return c;
 }
 
-struct Scratch {
-  size_t weight, x, dx, losses, logits, bytes;
+struct Pieces {
+  void *weight, *x, *dx, *losses, *logits;
+  size_t bytes;
 };
-Scratch scratch_of(const Call& c) {
-  Scratch s{};
-  const auto take = [&](size_t bytes) {
-    const size_t at = s.bytes;
-    s.bytes += (bytes + 255) / 256 * 256;
-    return at;
-  };
-  s.weight = take(weight_workspace(c.weight, c.dtype));
-  s.x = take(c.rows.present() ? dtype_bytes(c.dtype, c.chunk * c.d) : 0);
-  s.dx = take(c.rows.present() && c.dx.present() ? dtype_bytes(c.dtype, c.chunk * c.d) : 0);
-  s.losses = take(static_cast<size_t>(c.count) * 8);
-  s.logits = take(dtype_bytes(c.logits, c.chunk * c.ld));
+Pieces pieces_of(const Call& c, void* start) {
+  Scratch scratch(start);
+  Pieces s;
+  s.weight = scratch.take(weight_workspace(c.weight, c.dtype));
+  s.x = scratch.take(c.rows.present() ? dtype_bytes(c.dtype, c.chunk * c.d) : 0);
+  s.dx = scratch.take(c.rows.present() && c.dx.present() ? dtype_bytes(c.dtype, c.chunk * c.d) : 0);
+  s.losses = scratch.take(static_cast<size_t>(c.count) * 8);
+  s.logits = scratch.take(dtype_bytes(c.logits, c.chunk * c.ld));
+  s.bytes = scratch.used();
   return s;
 }
 
@@ -317,7 +301,8 @@ template <class L, class D> void launch_finish(const OpCall& call, const Rows& r
   int blocks = 1;
   while (blocks <= kMostBlocks && ceil_div(ceil_div(r.vocab, blocks), kVector<L>) * kVector<L> > kHeld<L>) blocks *= 2;
   if (device().capability() >= 90 && blocks <= kMostBlocks) {
-    const ClusterLaunch launch(call, dim3(static_cast<unsigned>(r.count * blocks)), kHeldThreads, 0, dim3(static_cast<unsigned>(blocks)));
+    LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(r.count * blocks)), kHeldThreads, 0);
+    launch.in_clusters(dim3(static_cast<unsigned>(blocks)));
     VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, finish_held<L, D>, r, blocks));
   } else {
     finish_read<L, D><<<static_cast<unsigned>(r.count), kReadThreads, 0, stream_of(call)>>>(r);
@@ -337,33 +322,31 @@ void launch_scatter(const OpCall& call, const void* from, const int32_t* rows, i
 
 }  // namespace
 
-size_t linear_cross_entropy_workspace(const OpCall& call) { return scratch_of(read_call(call)).bytes; }
+size_t linear_cross_entropy_workspace(const OpCall& call) { return pieces_of(read_call(call), nullptr).bytes; }
 
 void linear_cross_entropy(const OpCall& call) {
   const Call c = read_call(call);
-  const Scratch s = scratch_of(c);
-  VLTUNE_CHECK(call.workspace_bytes >= s.bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
-               s.bytes);
-  char* scratch = static_cast<char*>(call.workspace);
-  double* losses = reinterpret_cast<double*>(scratch + s.losses);
-  void* logits = scratch + s.logits;
+  const Pieces s = pieces_of(c, call.workspace);
+  check_workspace(call, s.bytes);
+  auto* losses = static_cast<double*>(s.losses);
+  void* logits = s.logits;
   const bool gathers = c.rows.present();
   const int64_t row_bytes = static_cast<int64_t>(dtype_bytes(c.dtype, c.d));
   if (gathers && c.dx.present() && c.n * c.d > 0)
     VLTUNE_CUDA(cudaMemsetAsync(c.dx.data, 0, static_cast<size_t>(c.n * row_bytes), stream_of(call)));
   if (c.count == 0) return;
-  const void* weight = weight_as(call, c.weight, c.dtype, scratch + s.weight);
+  const void* weight = weight_as(call, c.weight, c.dtype, s.weight);
   OpCall quiet = call;  // a bad row is reported with its target, by its place in the whole list
   quiet.fault = nullptr;
   const int64_t gradient_ld = c.dtype == c.logits ? c.ld : 2 * c.ld;
   for (int64_t first = 0; first < c.count; first += c.chunk) {
     const int64_t count = std::min(c.chunk, c.count - first);
     const int32_t* rows = gathers ? c.rows.as<int32_t>() + first : nullptr;
-    const void* x = gathers ? scratch + s.x : c.x.as<char>() + first * row_bytes;
-    void* dx = !c.dx.present() ? nullptr : gathers ? scratch + s.dx : c.dx.as<char>() + first * row_bytes;
+    const void* x = gathers ? s.x : c.x.as<char>() + first * row_bytes;
+    void* dx = !c.dx.present() ? nullptr : gathers ? s.dx : c.dx.as<char>() + first * row_bytes;
     with_activation(c.dtype, [&](auto tag) {
       using T = decltype(tag);
-      if (gathers) launch_gather_rows(quiet, c.x.as<T>(), rows, reinterpret_cast<T*>(scratch + s.x), count, c.n, c.d, FaultKind::Row);
+      if (gathers) launch_gather_rows(quiet, c.x.as<T>(), rows, static_cast<T*>(s.x), count, c.n, c.d, FaultKind::Row);
     });
     Gemm forward{count, c.vocab, c.d, c.dtype, x, c.d, weight, c.d, true};
     forward.c = logits;
@@ -372,9 +355,8 @@ void linear_cross_entropy(const OpCall& call) {
     gemm(call, forward);
     const Rows part{gathers ? c.rows.as<int32_t>() : nullptr, c.targets.as<int32_t>(), c.loss_scale.as<float>(), losses, logits, first,
                     count, c.n, c.vocab, c.ld, c.trains, call.fault};
-    if (c.dtype == DType::F32) launch_finish<float, float>(call, part);
-    else if (c.logits == DType::F32) launch_finish<float, Bf16>(call, part);
-    else launch_finish<Bf16, Bf16>(call, part);
+    if (c.logits != c.dtype) launch_finish<float, Bf16>(call, part);
+    else with_activation(c.dtype, [&](auto tag) { launch_finish<decltype(tag), decltype(tag)>(call, part); });
     if (dx) {
       Gemm backward{count, c.d, c.vocab, c.dtype, logits, gradient_ld, weight, c.d, false};
       backward.c = dx;

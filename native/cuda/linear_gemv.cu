@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cluster.cuh"
+#include "launch.cuh"
 #include "mma.cuh"
 #include "nf4.cuh"
 #include "vector.cuh"
@@ -21,7 +21,7 @@ struct Job {
   const void* weight;
   Nf4State nf4;
   const void* bias;
-  bool bias_is_bf16;
+  DType bias_dtype;
   const float *a, *b;
   float scale;
   Dropout dropout;
@@ -29,19 +29,6 @@ struct Job {
   void* y;
 };
 
-template <class T> __device__ inline float rounded(float v) { return to_float(from_float<T>(v)); }
-
-// The kernel that follows on the stream may start; it waits where it needs what this one writes.
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 // ---- u = scale * drop(x) A^T: a block a rank ------------------------------------------------------------------------------
 
@@ -88,8 +75,7 @@ template <class T, int N> __global__ void __launch_bounds__(kThreads) down(Job j
 
 // y[row][column] of the sum over the weight, with bias and adapter; `u` and `b` are the row's and the column's.
 template <class T, class U, class B> __device__ inline void finish(const Job& job, int64_t row, int64_t column, float sum, U&& u, B&& b) {
-  if (job.bias && job.bias_is_bf16) sum += to_float(static_cast<const Bf16*>(job.bias)[column]);
-  else if (job.bias) sum += static_cast<const float*>(job.bias)[column];
+  if (job.bias) sum += element_of(job.bias, job.bias_dtype, column);
   for (int r = 0; r < job.rank; ++r) sum = fmaf(u(r), b(r), sum);
   static_cast<T*>(job.y)[row * job.out + column] = from_float<T>(sum);
 }
@@ -101,81 +87,60 @@ template <class T> __device__ inline void finish(const Job& job, int64_t row, in
 // The adapter's factors of a block's columns, on their way while the weight is; u when the previous kernel has ended.
 constexpr int kGemvColumns = 16;  // of y, rows of the weight, a block
 constexpr int kHeldRank = 32;     // longer ones are read where they lie
-struct Held {
+template <class T> struct Held {
   float b[kGemvColumns * kHeldRank], u[kRows * kHeldRank];
   __device__ void fetch_b(const Job& job, int64_t row0) {
     if (job.rank > kHeldRank) return;
     const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns}) * job.rank);
-    for (int i = threadIdx.x; i < count; i += kThreads) b[i] = rounded<Bf16>(__ldg(job.b + row0 * job.rank + i));
+    for (int i = threadIdx.x; i < count; i += kThreads) b[i] = rounded<T>(__ldg(job.b + row0 * job.rank + i));
   }
   // Behind the barrier, thread i of the first 128 has `sum_of` its row and column to finish.
   template <class SumOf> __device__ void finish_all(const Job& job, int64_t row0, SumOf&& sum_of) {
     wait_for_previous();
     if (job.rank <= kHeldRank)
-      for (int i = threadIdx.x; i < job.n * job.rank; i += kThreads) u[i] = rounded<Bf16>(__ldcg(job.u + i));
+      for (int i = threadIdx.x; i < job.n * job.rank; i += kThreads) u[i] = rounded<T>(__ldcg(job.u + i));
     __syncthreads();
     if (threadIdx.x >= kGemvColumns * kRows) return;
     const int column = threadIdx.x % kGemvColumns, row = threadIdx.x / kGemvColumns, rank = static_cast<int>(job.rank);
     if (row >= job.n || row0 + column >= job.out) return;
     const float sum = sum_of(row, column);
-    if (rank > kHeldRank) finish<Bf16>(job, row, row0 + column, sum);
-    else finish<Bf16>(job, row, row0 + column, sum, [&](int r) { return u[row * rank + r]; }, [&](int r) { return b[column * rank + r]; });
+    if (rank > kHeldRank) finish<T>(job, row, row0 + column, sum);
+    else finish<T>(job, row, row0 + column, sum, [&](int r) { return u[row * rank + r]; }, [&](int r) { return b[column * rank + r]; });
   }
 };
 
-// ---- BF16 by tensor cores ---------------------------------------------------------------------------------------------------
+// ---- 16 bits by tensor cores ------------------------------------------------------------------------------------------------
 // A warp multiplies 16 rows of the weight by up to 8 rows of x in one mma step; the block's warps take stretches along K in turn and
 // their sums are added in order. A lane reads a piece of neighbours along K of two rows: which of K a step sees at which place does
 // not matter as long as both factors agree, so the weight goes from memory to the tensor cores without a shuffle.
 
-template <class W> struct Piece;  // of a row of the weight: kCount elements as pairs of BF16
-
-template <> struct Piece<Bf16> {
-  static constexpr int kCount = 16, kAhead = 3;
-  uint4 words[2];
+// Of a row of the weight W: kCount elements as pairs of T.
+template <class T, class W> struct Piece {
+  static constexpr int kCount = 16, kAhead = sizeof(W) == 2 ? 3 : 2;
+  Packed<W, kCount> words;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
-    const uint4* from = reinterpret_cast<const uint4*>(static_cast<const Bf16*>(job.weight) + row * job.in + k);
-    words[0] = __ldcs(from);
-    words[1] = __ldcs(from + 1);
+    words = cuda::load<kCount, Use::Once>(static_cast<const W*>(job.weight) + row * job.in + k);
   }
   __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
+    if constexpr (std::is_same_v<T, W>) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(to + 4 * i) = words[i];
-  }
-};
-template <> struct Piece<F16> {
-  static constexpr int kCount = 16, kAhead = 3;
-  Packed<F16, 16> words;
-  __device__ void load(const Job& job, int64_t row, int64_t k) {
-    words = cuda::load<16, Use::Once>(static_cast<const F16*>(job.weight) + row * job.in + k);
-  }
-  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
-    const Lanes<16> v = unpack(words);
+      for (int i = 0; i < words.kWords; ++i) *reinterpret_cast<uint4*>(to + 4 * i) = words.words[i];
+    } else {
+      const Lanes<kCount> v = unpack(words);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) to[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
-  }
-};
-template <> struct Piece<float> {
-  static constexpr int kCount = 16, kAhead = 2;
-  Packed<float, 16> words;
-  __device__ void load(const Job& job, int64_t row, int64_t k) {
-    words = cuda::load<16, Use::Once>(static_cast<const float*>(job.weight) + row * job.in + k);
-  }
-  __device__ void pairs(uint32_t (&to)[kCount / 2], float) const {
-    const Lanes<16> v = unpack(words);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) to[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
+      for (int i = 0; i < kCount / 2; ++i) to[i] = pack_pair<T>(v[2 * i], v[2 * i + 1]);
+    }
   }
 };
 struct Nf4Codes {};
-template <> struct Piece<Nf4Codes> {  // half a block
+template <class T> struct Piece<T, Nf4Codes> {  // half a block
   static constexpr int kCount = 32, kAhead = 2;
   uint4 words;
   __device__ void load(const Job& job, int64_t row, int64_t k) {
     words = __ldcs(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(job.weight) + (row * job.in + k) / 2));
   }
   __device__ void pairs(uint32_t (&to)[kCount / 2], float scale) const {
-    const Nf4Bf16Values values(scale);
+    const Nf4Values<T> values(scale);
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -187,18 +152,19 @@ template <> struct Piece<Nf4Codes> {  // half a block
   }
 };
 
-template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W, Nf4Codes> ? 3 : 2) gemv_mma(Job job) {
-  using Of = Piece<W>;
+template <class T, class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W, Nf4Codes> ? 3 : 2) gemv_mma(Job job) {
+  if constexpr (!kHasMma<T>) return;
+  using Of = Piece<T, W>;
   constexpr bool kIsNf4 = std::is_same_v<W, Nf4Codes>;
   constexpr int kCount = Of::kCount, kStep = 4 * kCount, kAhead = Of::kAhead;
   extern __shared__ float scales[];  // of NF4: of the block's rows
   __shared__ float sums[kWarps][kGemvColumns][kRows];
-  __shared__ Held held;
+  __shared__ Held<T> held;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
   const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
   const int blocks = static_cast<int>(job.in / kNf4Block);  // of a row
-  const Bf16* x = static_cast<const Bf16*>(job.x) + g * job.in;
+  const T* x = static_cast<const T*>(job.x) + g * job.in;
   float acc[4] = {};
   const int in = static_cast<int>(job.in), stride = kWarps * kStep;
   Of piece[kAhead][2];
@@ -237,7 +203,7 @@ template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W,
 #pragma unroll
       for (int i = 0; i < kCount / 2; i += 2) {
         const uint32_t rows[4] = {a[0][i], a[1][i], a[0][i + 1], a[1][i + 1]};
-        mma_bf16(acc, rows, of[i], of[i + 1]);
+        mma<T>(acc, rows, of[i], of[i + 1]);
       }
     }
     k0 += kAhead * stride;
@@ -257,7 +223,7 @@ template <class W> __global__ void __launch_bounds__(kThreads, std::is_same_v<W,
 // ---- NF4 by tensor cores, at the speed of memory ----------------------------------------------------------------------------
 // What bounds the kernel above is making values of codes. Here a byte of codes is looked up as a pair of F16 in a table that has a copy
 // for every bank, and a block's scale meets the block's sum: the codes are right to 12 bits and the products with their scales are not
-// rounded, which is nearer to the exact sum than factors rounded to BF16 are. x becomes F16 too, times a power of two for each row
+// rounded, which is nearer to the exact sum than factors rounded to T are. x becomes F16 too, times a power of two for each row
 // that puts its greatest value near the top of the range: elements below 2^-39 of it are lost.
 
 constexpr int kTableBytes = 256 * kWarp * 4;
@@ -271,11 +237,12 @@ __device__ inline float factor_for(float highest) {
   return __uint_as_float(static_cast<uint32_t>(min(254, 127 + 14 + 127 - exponent)) << 23);
 }
 
-__global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
+template <class T> __global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
+  if constexpr (!kHasMma<T>) return;
   static_assert(kThreads == 256 && kNf4Block == 4 * kNf4Lane);
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ float sums[kWarps][kGemvColumns][kRows], highest_of[kRows][kWarps];
-  __shared__ Held held;
+  __shared__ Held<T> held;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kGemvColumns;
   const int64_t low = min(row0 + g, job.out - 1), high = min(row0 + g + 8, job.out - 1);
@@ -311,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
   const int count = static_cast<int>(min(job.out - row0, int64_t{kGemvColumns})) * blocks;
 #pragma unroll 4
   for (int i = threadIdx.x; i < count; i += kThreads) scales[i] = nf4_scale(job.nf4, row0 * blocks + i);
-  const Bf16* x = static_cast<const Bf16*>(job.x);
+  const T* x = static_cast<const T*>(job.x);
   for (int i = 0; i < n; ++i) {
     float highest = 0;
     for (int j = threadIdx.x * 8; j < in; j += kThreads * 8) {
@@ -365,8 +332,8 @@ __global__ void __launch_bounds__(kThreads, 3) gemv_nf4(Job job) {
         const uint32_t a = half ? piece[s][0].y : piece[s][0].x, b = half ? piece[s][1].y : piece[s][1].x;
         const uint32_t first[4] = {look_up(a << 7), look_up(b << 7), look_up(a >> 1), look_up(b >> 1)};
         const uint32_t second[4] = {look_up(a >> 9), look_up(b >> 9), look_up(a >> 17), look_up(b >> 17)};
-        mma_f16(part, first, factor[half].x, factor[half].y);
-        mma_f16(part, second, factor[half].z, factor[half].w);
+        mma<F16>(part, first, factor[half].x, factor[half].y);
+        mma<F16>(part, second, factor[half].z, factor[half].w);
       }
       const float low_scale = scales[static_cast<int>(low - row0) * blocks + block];
       const float high_scale = scales[static_cast<int>(high - row0) * blocks + block];
@@ -435,9 +402,18 @@ template <class T> Kernel fma_for(DType weight) {
   if (weight == DType::NF4) return gemv_fma<T, Nf4Codes>;
   return weight == DType::F32 ? gemv_fma<T, float> : weight == DType::BF16 ? gemv_fma<T, Bf16> : gemv_fma<T, F16>;
 }
-Kernel mma_for(DType weight) {
-  if (weight == DType::NF4) return gemv_mma<Nf4Codes>;
-  return weight == DType::F32 ? gemv_mma<float> : weight == DType::BF16 ? gemv_mma<Bf16> : gemv_mma<F16>;
+template <class T> Kernel mma_for(DType weight) {
+  if (weight == DType::NF4) return gemv_mma<T, Nf4Codes>;
+  return weight == DType::F32 ? gemv_mma<T, float> : weight == DType::BF16 ? gemv_mma<T, Bf16> : gemv_mma<T, F16>;
+}
+
+enum class Way { Plain, Mma, LookUp };
+template <class T> Kernel kernel_for(DType weight, Way way) {
+  if constexpr (sizeof(T) == 2) {
+    if (way == Way::LookUp) return gemv_nf4<T>;
+    if (way == Way::Mma) return mma_for<T>(weight);
+  }
+  return fma_for<T>(weight);
 }
 
 template <class T> void launch_down(const OpCall& call, const Job& job) {
@@ -452,39 +428,29 @@ template <class T> void launch_down(const OpCall& call, const Job& job) {
 
 void linear_gemv(const OpCall& call, const Gemv& g) {
   if (g.n == 0) return;
-  const Job job{g.n, g.in, g.out, g.rank, g.x, g.weight->data, g.weight->nf4, g.bias, g.bias_dtype == DType::BF16,
+  const Job job{g.n, g.in, g.out, g.rank, g.x, g.weight->data, g.weight->nf4, g.bias, g.bias_dtype,
                 g.a, g.b, g.scale, g.dropout, g.u, g.y};
-  const bool bf16 = g.dtype == DType::BF16;
-  if (g.rank > 0) {
-    if (bf16) launch_down<Bf16>(call, job);
-    else launch_down<float>(call, job);
-  }
+  if (g.rank > 0) with_activation(g.dtype, [&](auto tag) { launch_down<decltype(tag)>(call, job); });
   if (g.out == 0) return;
   const bool is_nf4 = g.weight->dtype == DType::NF4;
-  const int64_t step = is_nf4 ? 4 * Piece<Nf4Codes>::kCount : 4 * Piece<Bf16>::kCount;
+  const int64_t step = is_nf4 ? 4 * Piece<F16, Nf4Codes>::kCount : 4 * Piece<F16, F16>::kCount;
   const int64_t scale_bytes = is_nf4 ? kGemvColumns * g.in / kNf4Block * 4 : 0;
   const int64_t nf4_bytes = kTableBytes + g.n * (2 * g.in + kPadBytes) + scale_bytes;
   constexpr int64_t kMostScales = 38 << 10;  // bytes, beside what is static in 48 KiB
   // Two blocks on a multiprocessor where it has as much, beside what is static.
   const int64_t most_nf4 = std::min<int64_t>(static_cast<int64_t>(device().shared_bytes), 112 << 10) - (8 << 10);
-  const bool tensor_cores = bf16 && device().capability() >= 80 && g.in > 0 && g.in < INT32_MAX / 4 && all_aligned(16, g.x, job.weight);
+  const bool tensor_cores = has_mma(g.dtype, device().capability()) && g.in > 0 && g.in < INT32_MAX / 4 && all_aligned(16, g.x, job.weight);
   const bool looks_up = tensor_cores && is_nf4 && g.in % kNf4Block == 0 && nf4_bytes <= most_nf4;
   const bool mma = tensor_cores && !looks_up && g.in % step == 0 && scale_bytes <= kMostScales;
-  const Kernel plain = bf16 ? fma_for<Bf16>(g.weight->dtype) : fma_for<float>(g.weight->dtype);
-  const Kernel kernel = looks_up ? gemv_nf4 : mma ? mma_for(g.weight->dtype) : plain;
+  const Way way = looks_up ? Way::LookUp : mma ? Way::Mma : Way::Plain;
+  Kernel kernel = nullptr;
+  with_activation(g.dtype, [&](auto tag) { kernel = kernel_for<decltype(tag)>(g.weight->dtype, way); });
   const int64_t shared = looks_up ? nf4_bytes : mma ? scale_bytes : 0;
   if (looks_up) allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(most_nf4));
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps)));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream_of(call);
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = g.rank > 0 && device().capability() >= 90 ? 1 : 0;
-  VLTUNE_CUDA(cudaLaunchKernelEx(&config, kernel, job));
+  LaunchConfig launch(stream_of(call), dim3(static_cast<unsigned>(ceil_div(g.out, looks_up || mma ? kGemvColumns : kWarps))), kThreads,
+                      static_cast<size_t>(shared));
+  if (g.rank > 0) launch.overlapping();
+  VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, job));
   check_launch(call);
 }
 

@@ -9,11 +9,12 @@
 namespace vltune::cuda {
 namespace {
 
-// The stream that copies, and for each slot the events that tie it to the ops' stream. Made on first use, which is never under capture:
-// a program is captured at its second run.
+// The stream that copies, and for each slot the events that tie it to the ops' stream, and whether its copy is begun and not ended. Made
+// on first use, which is never under capture: a program is captured at its second run.
 struct Mover {
   cudaStream_t stream = nullptr;
   std::vector<cudaEvent_t> begun, done;
+  std::vector<bool> is_open;
 
   void reserve(int64_t slots) {
     if (!stream) VLTUNE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -23,6 +24,7 @@ struct Mover {
       VLTUNE_CUDA(cudaEventCreateWithFlags(&last, cudaEventDisableTiming));
       begun.push_back(first);
       done.push_back(last);
+      is_open.push_back(false);
     }
   }
 };
@@ -34,8 +36,10 @@ Mover& mover() {
 
 }  // namespace
 
-void wait_for_moves() {
-  if (mover().stream) VLTUNE_CUDA(cudaStreamSynchronize(mover().stream));
+cudaError_t settle_moves() {
+  Mover& m = mover();
+  m.is_open.assign(m.is_open.size(), false);
+  return m.stream ? cudaStreamSynchronize(m.stream) : cudaSuccess;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------------
@@ -45,6 +49,7 @@ void move_begin(const OpCall& call) {
   const auto slot = static_cast<size_t>(check_move(call, x, y));
   Mover& m = mover();
   m.reserve(static_cast<int64_t>(slot) + 1);
+  m.is_open[slot] = true;
   VLTUNE_CUDA(cudaEventRecord(m.begun[slot], stream_of(call)));
   VLTUNE_CUDA(cudaStreamWaitEvent(m.stream, m.begun[slot]));
   const size_t bytes = dtype_bytes(x.dtype, x.numel());
@@ -55,7 +60,9 @@ void move_begin(const OpCall& call) {
 void move_end(const OpCall& call) {
   const auto slot = static_cast<size_t>(check_move(call, input(call, 0), input(call, 1)));
   Mover& m = mover();
-  if (slot < m.done.size()) VLTUNE_CUDA(cudaStreamWaitEvent(stream_of(call), m.done[slot]));
+  if (slot >= m.is_open.size() || !m.is_open[slot]) return;
+  m.is_open[slot] = false;
+  VLTUNE_CUDA(cudaStreamWaitEvent(stream_of(call), m.done[slot]));
 }
 
 }  // namespace vltune::cuda

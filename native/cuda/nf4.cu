@@ -3,7 +3,7 @@
 #include <cfloat>
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/nf4_checks.h"
 #include "fast_math.cuh"
 #include "nf4.cuh"
 #include "vector.cuh"
@@ -245,8 +245,8 @@ template <class T, int kWords, bool kIsFlat> __global__ void __launch_bounds__(k
           reinterpret_cast<float4*>(to)[0] = make_float4(value[0], value[1], value[2], value[3]);
           reinterpret_cast<float4*>(to)[1] = make_float4(value[4], value[5], value[6], value[7]);
         } else {
-          *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
-                                                     pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7]));
+          *reinterpret_cast<uint4*>(to) = make_uint4(pack_pair<T>(value[0], value[1]), pack_pair<T>(value[2], value[3]),
+                                                     pack_pair<T>(value[4], value[5]), pack_pair<T>(value[6], value[7]));
         }
       } else {  // a last word of fewer elements; its bytes are read one by one, for there may be no four
         for (int k = 0; e + k < end; ++k) {
@@ -313,17 +313,16 @@ void dequantize_rows(const OpCall& call, const Tensor& nf4_weight, int64_t first
                      int64_t to_stride) {
   const int64_t width = nf4_weight.dim(-1), first = first_row * width, count = rows * width;
   const auto* codes = nf4_weight.as<uint8_t>();
-  if (to_dtype == DType::F32) read_rows<float>(call, {codes, nf4_weight.nf4, first, count, static_cast<float*>(to), to_stride, width});
-  else read_rows<Bf16>(call, {codes, nf4_weight.nf4, first, count, static_cast<Bf16*>(to), to_stride, width});
+  with_activation(to_dtype, [&](auto tag) {
+    using T = decltype(tag);
+    read_rows<T>(call, {codes, nf4_weight.nf4, first, count, static_cast<T*>(to), to_stride, width});
+  });
 }
 
 void nf4_quantize(const OpCall& call) {
   const Tensor &x = input(call, 0), &codes = output(call, 0), &absmax = output(call, 1);
-  check_present(call, x, "x");
-  check_dtype(call, x, "x", kIsFloat);
+  check_nf4_quantize(call, x, codes, absmax);
   const int64_t n = x.numel();
-  check_operand(call, codes, "codes", kIsU8, {(n + 1) / 2});
-  check_operand(call, absmax, "absmax", kIsF32, {ceil_div(n, kNf4Block)});
   if (n == 0) return;
   const auto blocks = static_cast<unsigned>(ceil_div(n, int64_t{kThreads} * kNf4Word));
   with_float(x.dtype, [&](auto tag) {
@@ -337,11 +336,8 @@ void nf4_quantize(const OpCall& call) {
 
 void nf4_quantize_absmax(const OpCall& call) {
   const Tensor &absmax = input(call, 0), &codes = output(call, 0), &nested = output(call, 1), &offset = output(call, 2);
-  check_operand(call, absmax, "absmax", kIsF32, {kAny});
-  const int64_t n = absmax.dim(0), blocks = ceil_div(n, kNf4NestedBlock);
-  check_operand(call, codes, "absmax_u8", kIsU8, {n});
-  check_operand(call, nested, "nested_absmax", kIsF32, {blocks});
-  check_operand(call, offset, "offset", kIsF32, {1});
+  check_nf4_quantize_absmax(call, absmax, codes, nested, offset);
+  const int64_t n = absmax.dim(0), blocks = nested.dim(0);
   if (n == 0) return;
   // The blocks' sums wait in nested, which is longer and is not written yet.
   const MeanShape shape = mean_shape(n, device());
@@ -360,11 +356,7 @@ void nf4_quantize_absmax(const OpCall& call) {
 
 void nf4_dequantize(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
-  check_present(call, x, "x");
-  check_present(call, y, "y");
-  check_dtype(call, x, "x", kIsNf4);
-  check_dtype(call, y, "y", kIsActivation);
-  check_numel(call, y, "y", x.numel());
+  check_nf4_dequantize(call, x, y);
   Tensor row = x;
   row.rank = 1;
   row.shape[0] = x.numel();
@@ -373,8 +365,7 @@ void nf4_dequantize(const OpCall& call) {
 
 void dynamic_map(const OpCall& call) {
   const Tensor &of_signed = output(call, 0), &of_unsigned = output(call, 1);
-  check_operand(call, of_signed, "signed", kIsF32, {256});
-  check_operand(call, of_unsigned, "unsigned", kIsF32, {256});
+  check_dynamic_map(call, of_signed, of_unsigned);
   copy_maps<<<1, 256, 0, stream_of(call)>>>(of_signed.as<float>(), of_unsigned.as<float>());
   check_launch(call);
 }

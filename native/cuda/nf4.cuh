@@ -1,17 +1,16 @@
 // Reading NF4 weights on the device: a block's scale, a word's eight elements, and whole rows for products that want them plain.
 #pragma once
-#include <cuda_bf16.h>
-
 #include <cstdint>
 
+#include "../ops/code_tables.h"
 #include "device.h"
-#include "dynamic_map.cuh"
+#include "vector.cuh"
 
 namespace vltune::cuda {
 
 constexpr int kNf4Word = 8;  // elements in 32 bits of codes: element 2j is the upper half of byte j
 
-// Rows first_row.. of weight [o,i], `rows` of them, as to[r * to_stride + c], F32 or BF16: code * scale rounded once. Works on any
+// Rows first_row.. of weight [o,i], `rows` of them, as to[r * to_stride + c], F32, BF16 or F16: code * scale rounded once. Works on any
 // shape and alignment; with i a multiple of 8 and to 16-byte aligned at every row, at the speed of memory.
 void dequantize_rows(const OpCall& call, const Tensor& nf4_weight, int64_t first_row, int64_t rows, void* to, DType to_dtype,
                      int64_t to_stride);
@@ -28,38 +27,29 @@ __device__ inline float nf4_scale(const Nf4State& state, int64_t block) {
 // Bits of element k of a word, in the lower four; above them may be others.
 __device__ inline uint32_t nf4_nibble(uint32_t word, int k) { return word >> (k / 2 * 8 + (k % 2 ? 0 : 4)); }
 
-__device__ inline uint32_t pack_bf16(float first, float second) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 // The eight elements of a word, times its block's scale. Codes are looked up across the warp: all 32 lanes take part, and lane l
 // brings code = kNf4Code[l % 16].
 __device__ inline void nf4_decode(uint32_t word, float scale, float code, float (&to)[kNf4Word]) {
 #pragma unroll
   for (int k = 0; k < kNf4Word; ++k) to[k] = __fmul_rn(__shfl_sync(0xffffffffu, code, static_cast<int>(nf4_nibble(word, k))), scale);
 }
-__device__ inline void nf4_decode(uint32_t word, float scale, float code, uint32_t (&to)[kNf4Word / 2]) {
+template <class T> __device__ inline void nf4_decode(uint32_t word, float scale, float code, uint32_t (&to)[kNf4Word / 2]) {
   float value[kNf4Word];
   nf4_decode(word, scale, code, value);
 #pragma unroll
-  for (int k = 0; k < kNf4Word / 2; ++k) to[k] = pack_bf16(value[2 * k], value[2 * k + 1]);
+  for (int k = 0; k < kNf4Word / 2; ++k) to[k] = pack_pair<T>(value[2 * k], value[2 * k + 1]);
 }
 
-// A block's 16 values in bf16, for a thread that reads many elements of one block (16 or more pay for making it) and for branches
+// A block's 16 values in BF16 or F16, for a thread that reads many elements of one block (16 or more pay for making it) and for branches
 // that a warp does not take together: nothing but registers. Lower and upper bytes of the values are two tables for __byte_perm.
-struct Nf4Bf16Values {
+template <class T> struct Nf4Values {
   uint32_t lower[4], upper[4];
 
-  __device__ explicit Nf4Bf16Values(float scale) {
-    constexpr float kCode[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
-                                 -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
-                                 0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f,
-                                 0.7229568362236023f, 1.0f};
+  __device__ explicit Nf4Values(float scale) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t a = pack_bf16(__fmul_rn(kCode[4 * i], scale), __fmul_rn(kCode[4 * i + 1], scale));
-      const uint32_t b = pack_bf16(__fmul_rn(kCode[4 * i + 2], scale), __fmul_rn(kCode[4 * i + 3], scale));
+      const uint32_t a = pack_pair<T>(__fmul_rn(kNf4Code[4 * i], scale), __fmul_rn(kNf4Code[4 * i + 1], scale));
+      const uint32_t b = pack_pair<T>(__fmul_rn(kNf4Code[4 * i + 2], scale), __fmul_rn(kNf4Code[4 * i + 3], scale));
       lower[i] = __byte_perm(a, b, 0x6420);
       upper[i] = __byte_perm(a, b, 0x7531);
     }

@@ -1,7 +1,6 @@
 #include "../ops/qk_norm_rope.h"
 
-#include "../ops/check.h"
-#include "../ops/rope_sections.h"
+#include "../ops/qk_norm_rope_checks.h"
 #include "rotate.cuh"
 #include "row_ranges.cuh"
 #include "vector.cuh"
@@ -319,30 +318,14 @@ template <class Body> void with_heads(int groups, int heads, Body&& body) {
   else body(std::integral_constant<int, 1>{});
 }
 
-struct Heads { int64_t n, heads, dim, half; };
-
-Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsActivation, {kAny, kAny});
-  const int64_t dim = call.attrs->integer("head_dim", 0);
-  VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
-               static_cast<long long>(dim));
-  VLTUNE_CHECK(x.dim(1) % dim == 0, "ERR_SHAPE", "%s: %s has %lld columns, expected a multiple of head_dim %lld", call.op, name,
-               static_cast<long long>(x.dim(1)), static_cast<long long>(dim));
-  return {x.dim(0), x.dim(1) / dim, dim, dim / 2};
-}
-
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------------------------------------------
 
 void rope_table(const OpCall& call) {
   const Tensor &positions = input(call, 0), &cos = output(call, 0), &sin = output(call, 1);
-  check_operand(call, positions, "positions", kIsI32, {3, kAny});
-  const int64_t n = positions.dim(1);
-  check_operand(call, cos, "cos", kIsF32, {n, kAny});
-  const int64_t half = cos.dim(1);
-  check_operand(call, sin, "sin", kIsF32, {n, half});
-  const RopeSections sections = rope_sections(call, half);
+  const RopeSections sections = check_rope_table(call);
+  const int64_t n = positions.dim(1), half = cos.dim(1);
   if (n == 0) return;
   for (int64_t first = 0; first < half; first += kFrequencies) {
     const int columns = static_cast<int>(half - first < kFrequencies ? half - first : kFrequencies);
@@ -358,16 +341,7 @@ void rope_table(const OpCall& call) {
 void qk_norm_rope(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &cos = input(call, 2), &sin = input(call, 3);
   const Tensor &y = output(call, 0), &rstd = output(call, 1);
-  const Heads heads = check_heads(call, x, "x");
-  check_operand(call, cos, "cos", kIsF32, {heads.n, heads.half});
-  check_operand(call, sin, "sin", kIsF32, {heads.n, heads.half});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {heads.n, x.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {heads.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {heads.n, heads.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-  }
+  const Heads heads = check_qk_norm_rope(call);
   if (x.numel() == 0) return;
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   const bool weight_is_bf16 = weight.dtype == DType::BF16;
@@ -380,7 +354,7 @@ void qk_norm_rope(const OpCall& call) {
       with_heads(kGroups, shape.heads, [&](auto together) {
         constexpr int kHeads = decltype(together)::value;
         shape.pieces = static_cast<int>(ceil_div(shape.heads, kGroups * kHeads));
-        with_activation(weight.dtype, [&](auto weight_tag) {
+        with_norm_weight(weight.dtype, [&](auto weight_tag) {
           using W = decltype(weight_tag);
           heads_forward<D, W, N, kLanes, kHeads>
               <<<static_cast<unsigned>(ceil_div(shape.n * shape.pieces, kWarps)), kThreads, 0, stream_of(call)>>>(
@@ -405,20 +379,7 @@ size_t qk_norm_rope_backward_workspace(const OpCall& call) {
 void qk_norm_rope_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &x = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3), &cos = input(call, 4),
                &sin = input(call, 5), &dx = output(call, 0), &dweight = output(call, 1);
-  const Heads heads = check_heads(call, dy, "dy");
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, x, "x", dtype, {heads.n, dy.dim(1)});
-  if (weight.present()) {
-    check_operand(call, weight, "weight", kIsActivation, {heads.dim});
-    check_operand(call, rstd, "rstd", kIsF32, {heads.n, heads.heads});
-  } else {
-    check_absent(call, rstd, "rstd", "without weight");
-    check_absent(call, dweight, "dweight", "without weight");
-  }
-  check_operand(call, cos, "cos", kIsF32, {heads.n, heads.half});
-  check_operand(call, sin, "sin", kIsF32, {heads.n, heads.half});
-  check_operand(call, dx, "dx", dtype, {heads.n, dy.dim(1)});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {heads.dim});
+  const Heads heads = check_qk_norm_rope_backward(call);
   if (dy.numel() == 0) return;
 
   float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;

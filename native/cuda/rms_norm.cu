@@ -1,6 +1,6 @@
 #include "../ops/rms_norm.h"
 
-#include "../ops/check.h"
+#include "../ops/rms_norm_checks.h"
 #include "held_rows.cuh"
 #include "row_ranges.cuh"
 #include "vector.cuh"
@@ -239,23 +239,13 @@ void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weigh
 void rms_norm(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &residual = input(call, 2);
   const Tensor &y = output(call, 0), &rstd = output(call, 1), &sum = output(call, 2);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
+  check_rms_norm(call);
   const int64_t n = x.dim(0), d = x.dim(1);
-  const unsigned dtype = dtype_bit(x.dtype);
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, y, "y", dtype, {n, d});
-  check_operand(call, rstd, "rstd", kIsF32, {n});
-  if (residual.present()) {
-    check_operand(call, residual, "residual", dtype, {n, d});
-    check_operand(call, sum, "sum", dtype, {n, d});
-  } else {
-    check_absent(call, sum, "sum", "without residual");
-  }
   if (n == 0) return;
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
-    with_activation(weight.dtype, [&](auto weight_tag) {
+    with_norm_weight(weight.dtype, [&](auto weight_tag) {
       using W = decltype(weight_tag);
       launch_forward(call, x.as<D>(), weight.as<W>(), residual.present() ? residual.as<D>() : nullptr, eps, n, d,
                      residual.present() ? sum.as<D>() : nullptr, y.as<D>(), rstd.as<float>());
@@ -273,21 +263,14 @@ size_t rms_norm_backward_workspace(const OpCall& call) {
 void rms_norm_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &s = input(call, 1), &weight = input(call, 2), &rstd = input(call, 3),
                &dsum = input(call, 4), &dx = output(call, 0), &dweight = output(call, 1);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_rms_norm_backward(call);
   const int64_t n = dy.dim(0), d = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, s, "s", dtype, {n, d});
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, rstd, "rstd", kIsF32, {n});
-  if (dsum.present()) check_operand(call, dsum, "dsum", dtype, {n, d});
-  check_operand(call, dx, "dx", dtype, {n, d});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {d});
   if (n == 0 || d == 0) return;
 
   float* partial = dweight.present() ? static_cast<float*>(call.workspace) : nullptr;
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
-    with_activation(weight.dtype, [&](auto weight_tag) {
+    with_norm_weight(weight.dtype, [&](auto weight_tag) {
       using W = decltype(weight_tag);
       launch_backward(call, dy.as<D>(), s.as<D>(), weight.as<W>(), rstd.as<float>(), dsum.present() ? dsum.as<D>() : nullptr, n, d,
                       dx.as<D>(), partial);

@@ -1,13 +1,14 @@
 // The runtime's side of CUDA (native/runtime/gpu.h): one stream, its queue of ops, CUDA graphs, copies.
 #include <algorithm>
 #include <cstring>
-#include <list>
+#include <deque>
 #include <mutex>
 
 #include "../runtime/gpu.h"
 #include "../runtime/thread_pool.h"
 #include "device.h"
 #include "gemm/blas.h"
+#include "lru_cache.h"
 #include "move.h"
 #include "table.h"
 
@@ -17,7 +18,9 @@ namespace {
 using cuda::device;
 using cuda::enter;
 
-// Whoever puts work on the stream holds this, so that a graph under capture sees its own work alone. Waiting needs no lock.
+// Whoever puts work on the stream holds this, so that a graph under capture sees its own work alone. So does whoever waits for the
+// stream, or frees memory, which waits for all streams: to wait for one under capture is an error that ends the capture. A wait that
+// should not keep others from the stream is for an Event that was recorded while this was held.
 std::mutex stream_mutex;
 
 cudaStream_t main_stream() {
@@ -29,13 +32,30 @@ cudaStream_t main_stream() {
   return stream;
 }
 
-struct FaultRecord {
-  Fault* record = nullptr;
-  FaultRecord() {
-    VLTUNE_CUDA(cudaHostAlloc(reinterpret_cast<void**>(&record), sizeof(Fault), cudaHostAllocMapped | cudaHostAllocPortable));
-    *record = {};
+// A point in the stream.
+class Event {
+ public:
+  explicit Event(unsigned flags = cudaEventDisableTiming) { VLTUNE_CUDA(cudaEventCreateWithFlags(&event_, flags)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record() { VLTUNE_CUDA(cudaEventRecord(event_, main_stream())); }
+  void wait() const { VLTUNE_CUDA(cudaEventSynchronize(event_)); }
+  double milliseconds_since(const Event& earlier) const {
+    float milliseconds = 0;
+    VLTUNE_CUDA(cudaEventElapsedTime(&milliseconds, earlier.event_, event_));
+    return static_cast<double>(milliseconds);
   }
-  ~FaultRecord() { cudaFreeHost(record); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+struct FaultRecord {
+  Fault* const record = static_cast<Fault*>(allocate_pinned(sizeof(Fault)));
+  FaultRecord() { *record = {}; }
+  ~FaultRecord() { release_pinned(record); }
   FaultRecord(const FaultRecord&) = delete;
   FaultRecord& operator=(const FaultRecord&) = delete;
 
@@ -68,7 +88,24 @@ struct FaultRecord {
   }
 };
 
-void wait() { VLTUNE_CUDA(cudaStreamSynchronize(main_stream())); }
+// Waits for all that was started, copies beside the stream too. To be called under the lock.
+cudaError_t settle() {
+  const cudaError_t ops = cudaStreamSynchronize(main_stream()), moves = cuda::settle_moves();
+  return ops != cudaSuccess ? ops : moves;
+}
+
+// Does `work`, which puts work on the stream. If it throws, what it had started is waited for, as its memory may be freed next, and
+// what that reports is dropped. To be called under the lock.
+template <class Work> void start_or_settle(FaultRecord& fault, const Work& work) {
+  try {
+    work();
+  } catch (...) {
+    settle();
+    cudaGetLastError();  // the error to tell is the one that is under way
+    *fault.record = {};
+    throw;
+  }
+}
 
 class StreamQueue : public Queue {
  public:
@@ -86,99 +123,82 @@ class StreamQueue : public Queue {
 // Records an event after each op.
 class TimedQueue : public Queue {
  public:
-  TimedQueue(Fault* fault) : queue_(fault) { mark(); }
-  ~TimedQueue() {
-    for (cudaEvent_t event : events_) cudaEventDestroy(event);
-  }
+  explicit TimedQueue(Fault* fault) : queue_(fault) { mark(); }
   void run(const OpEntry& entry, OpCall& call) override {
     queue_.run(entry, call);
     mark();
   }
+  // Waits for the last op.
   std::vector<int64_t> nanoseconds() const {
+    events_.back().wait();
     std::vector<int64_t> times;
-    for (size_t i = 1; i < events_.size(); ++i) {
-      float milliseconds = 0;
-      VLTUNE_CUDA(cudaEventElapsedTime(&milliseconds, events_[i - 1], events_[i]));
-      times.push_back(static_cast<int64_t>(static_cast<double>(milliseconds) * 1e6));
-    }
+    for (size_t i = 1; i < events_.size(); ++i)
+      times.push_back(static_cast<int64_t>(events_[i].milliseconds_since(events_[i - 1]) * 1e6));
     return times;
   }
 
  private:
-  void mark() {
-    cudaEvent_t event;
-    VLTUNE_CUDA(cudaEventCreate(&event));
-    events_.push_back(event);
-    VLTUNE_CUDA(cudaEventRecord(event, main_stream()));
-  }
+  void mark() { events_.emplace_back(cudaEventDefault).record(); }
   StreamQueue queue_;
-  std::vector<cudaEvent_t> events_;
+  std::deque<Event> events_;
 };
 
 constexpr size_t kMostGraphs = 8;
 
+struct DestroyGraph {
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using Graph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
+
 class CudaRunner : public Runner {
  public:
-  ~CudaRunner() override {
-    for (Entry& entry : entries_)
-      if (entry.graph) cudaGraphExecDestroy(entry.graph);
-  }
-
   void run(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue, int repeats) override {
     enter();
     {
       const std::lock_guard<std::mutex> lock(stream_mutex);
-      for (int i = 0; i < repeats; ++i) start(key, enqueue);
+      start_or_settle(fault_, [&] {
+        for (int i = 0; i < repeats; ++i) start(key, enqueue);
+        end_.record();
+      });
     }
-    wait();
+    end_.wait();
     fault_.check();
   }
 
   std::vector<int64_t> run_timed(const std::function<void(Queue&)>& enqueue) override {
     enter();
+    std::unique_lock<std::mutex> lock(stream_mutex);
     TimedQueue queue(fault_.record);
-    {
-      const std::lock_guard<std::mutex> lock(stream_mutex);
-      enqueue(queue);
-    }
-    wait();
+    start_or_settle(fault_, [&] { enqueue(queue); });
+    lock.unlock();
+    const std::vector<int64_t> times = queue.nanoseconds();
     fault_.check();
-    return queue.nanoseconds();
+    return times;
   }
 
  private:
-  struct Entry {
-    std::vector<int64_t> key;
-    cudaGraphExec_t graph;  // nullptr: run once so far
-  };
-
   void start(const std::vector<int64_t>& key, const std::function<void(Queue&)>& enqueue) {
-    const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.key == key; });
-    if (found == entries_.end()) {
+    Graph* graph = graphs_.find(key);
+    if (!graph) {
       StreamQueue queue(fault_.record);
       enqueue(queue);  // loads every kernel and chooses every algorithm, which a capture must not do
-      entries_.push_front({key, nullptr});
-      if (entries_.size() > kMostGraphs) {
-        if (entries_.back().graph) VLTUNE_CUDA(cudaGraphExecDestroy(entries_.back().graph));
-        entries_.pop_back();
-      }
+      graphs_.insert(key, nullptr);
       return;
     }
-    entries_.splice(entries_.begin(), entries_, found);
-    if (!entries_.front().graph) entries_.front().graph = capture(enqueue);
-    VLTUNE_CUDA(cudaGraphLaunch(entries_.front().graph, main_stream()));
+    if (!*graph) *graph = capture(enqueue);
+    VLTUNE_CUDA(cudaGraphLaunch(graph->get(), main_stream()));
   }
 
-  cudaGraphExec_t capture(const std::function<void(Queue&)>& enqueue) {
+  Graph capture(const std::function<void(Queue&)>& enqueue) {
     VLTUNE_CUDA(cudaStreamBeginCapture(main_stream(), cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
       StreamQueue queue(fault_.record);
       enqueue(queue);
     } catch (...) {
+      // Ends it for the stream that copies too, which a copy that was begun had drawn in.
       cudaStreamEndCapture(main_stream(), &graph);
       if (graph) cudaGraphDestroy(graph);
-      cudaGetLastError();
       throw;
     }
     VLTUNE_CUDA(cudaStreamEndCapture(main_stream(), &graph));
@@ -186,19 +206,19 @@ class CudaRunner : public Runner {
     const cudaError_t error = cudaGraphInstantiate(&made, graph, 0);
     cudaGraphDestroy(graph);
     VLTUNE_CUDA(error);
-    return made;
+    return Graph(made);
   }
 
   FaultRecord fault_;
-  std::list<Entry> entries_;  // the latest used first
+  Event end_;
+  cuda::LruCache<std::vector<int64_t>, Graph> graphs_{kMostGraphs};  // nullptr: run once so far
 };
 
-// Scratch memory of single ops: grown, never shrunk.
+// Scratch memory of single ops: grown, never shrunk. cudaFree waits for the work that may use it.
 void* scratch(size_t bytes) {
   static void* data = nullptr;
   static size_t have = 0;
   if (bytes > have) {
-    wait();
     VLTUNE_CUDA(cudaFree(data));
     data = nullptr;
     have = 0;
@@ -247,9 +267,10 @@ Info info() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    const int capability = info.reason.empty() ? cuda::counted_capability(properties) : properties.major * 10 + properties.minor;
     DeviceSummary summary{i,
                           properties.name,
-                          std::to_string(properties.major) + "." + std::to_string(properties.minor),
+                          std::to_string(capability / 10) + "." + std::to_string(capability % 10),
                           properties.multiProcessorCount,
                           properties.totalGlobalMem,
                           0};
@@ -295,7 +316,10 @@ void* allocate(size_t bytes) {
 }
 
 // cudaFree waits for the work that may use the memory.
-void release(void* data) { cudaFree(data); }
+void release(void* data) {
+  const std::lock_guard<std::mutex> lock(stream_mutex);
+  cudaFree(data);
+}
 
 void* allocate_pinned(size_t bytes) {
   enter();
@@ -308,7 +332,10 @@ void* allocate_pinned(size_t bytes) {
   return data;
 }
 
-void release_pinned(void* data) { cudaFreeHost(data); }
+void release_pinned(void* data) {
+  const std::lock_guard<std::mutex> lock(stream_mutex);
+  cudaFreeHost(data);
+}
 
 void memory(size_t* free_bytes, size_t* total_bytes) {
   enter();
@@ -317,11 +344,13 @@ void memory(size_t* free_bytes, size_t* total_bytes) {
 
 void copy(void* to, const void* from, size_t bytes) {
   enter();
+  Event end;
   {
     const std::lock_guard<std::mutex> lock(stream_mutex);
     VLTUNE_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, main_stream()));
+    end.record();
   }
-  wait();
+  end.wait();
 }
 
 void write(void* to, const void* from, size_t bytes) {
@@ -338,17 +367,14 @@ void upload(void* to, const void* from, size_t bytes) {
   const std::lock_guard<std::mutex> staging_lock(staging_mutex);
   struct Piece {
     void* data = nullptr;
-    cudaEvent_t done = nullptr;
-    Piece() {
-      VLTUNE_CUDA(cudaHostAlloc(&data, kPiece, cudaHostAllocDefault));
-      VLTUNE_CUDA(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
-    }
+    Event done;
+    Piece() { VLTUNE_CUDA(cudaHostAlloc(&data, kPiece, cudaHostAllocDefault)); }
   };
   static Piece pieces[2];  // kept for the next tensor
   const auto pool = default_pool();
   for (size_t at = 0, turn = 0; at < bytes; at += kPiece, ++turn) {
     Piece& piece = pieces[turn % 2];
-    VLTUNE_CUDA(cudaEventSynchronize(piece.done));
+    piece.done.wait();
     const size_t length = std::min(kPiece, bytes - at);
     // Several threads: one does not read a mapped file as fast as the bus takes it.
     pool->parallel_for(static_cast<int64_t>(length), kGrain, [&](int64_t begin, int64_t end) {
@@ -357,19 +383,20 @@ void upload(void* to, const void* from, size_t bytes) {
     });
     const std::lock_guard<std::mutex> lock(stream_mutex);
     VLTUNE_CUDA(cudaMemcpyAsync(static_cast<std::byte*>(to) + at, piece.data, length, cudaMemcpyHostToDevice, main_stream()));
-    VLTUNE_CUDA(cudaEventRecord(piece.done, main_stream()));
+    piece.done.record();
   }
-  wait();
+  for (const Piece& piece : pieces) piece.done.wait();
 }
 
 void run_op(const OpEntry& entry, OpCall& call) {
   enter();
   FaultRecord& fault = shared_fault();
   const std::lock_guard<std::mutex> lock(stream_mutex);  // held to the end: the scratch memory and the fault record are shared
-  bind_scratch(entry, call);
-  StreamQueue(fault.record).run(entry, call);
-  wait();
-  cuda::wait_for_moves();
+  start_or_settle(fault, [&] {
+    bind_scratch(entry, call);
+    StreamQueue(fault.record).run(entry, call);
+    VLTUNE_CUDA(settle());
+  });
   fault.check();
 }
 
@@ -377,32 +404,26 @@ std::vector<double> time_op(const OpEntry& entry, OpCall& call, int repeats, boo
   enter();
   FaultRecord& fault = shared_fault();
   const std::lock_guard<std::mutex> lock(stream_mutex);
-  bind_scratch(entry, call);
-  StreamQueue queue(fault.record);
-  queue.run(entry, call);
-  wait();
-  fault.check();
-
   const size_t flush_bytes = flush_l2 ? 4 * device().l2_bytes : 0;
+  Event begin(cudaEventDefault), end(cudaEventDefault);
+  std::vector<double> microseconds;
   void* flush = nullptr;
   if (flush_bytes > 0) VLTUNE_CUDA(cudaMalloc(&flush, flush_bytes));
-  cudaEvent_t begin, end;
-  VLTUNE_CUDA(cudaEventCreate(&begin));
-  VLTUNE_CUDA(cudaEventCreate(&end));
-  std::vector<double> microseconds;
-  for (int i = 0; i < repeats; ++i) {
-    if (flush) VLTUNE_CUDA(cudaMemsetAsync(flush, i, flush_bytes, main_stream()));
-    VLTUNE_CUDA(cudaEventRecord(begin, main_stream()));
+  const std::unique_ptr<void, cudaError_t (*)(void*)> freed_at_the_end(flush, cudaFree);
+  start_or_settle(fault, [&] {
+    bind_scratch(entry, call);
+    StreamQueue queue(fault.record);
     queue.run(entry, call);
-    VLTUNE_CUDA(cudaEventRecord(end, main_stream()));
-    VLTUNE_CUDA(cudaEventSynchronize(end));
-    float milliseconds = 0;
-    VLTUNE_CUDA(cudaEventElapsedTime(&milliseconds, begin, end));
-    microseconds.push_back(static_cast<double>(milliseconds) * 1000);
-  }
-  VLTUNE_CUDA(cudaEventDestroy(begin));
-  VLTUNE_CUDA(cudaEventDestroy(end));
-  VLTUNE_CUDA(cudaFree(flush));
+    VLTUNE_CUDA(settle());
+    for (int i = 0; i < repeats; ++i) {
+      if (flush) VLTUNE_CUDA(cudaMemsetAsync(flush, i, flush_bytes, main_stream()));
+      begin.record();
+      queue.run(entry, call);
+      end.record();
+      VLTUNE_CUDA(settle());
+      microseconds.push_back(end.milliseconds_since(begin) * 1000);
+    }
+  });
   fault.check();
   return microseconds;
 }

@@ -5,7 +5,7 @@
 // almost all alike), the k-th score is found by bisection first.
 #include "../ops/sample.h"
 
-#include "../ops/check.h"
+#include "../ops/sample_checks.h"
 #include "device.h"
 #include "vector.cuh"
 
@@ -186,17 +186,8 @@ size_t sample_workspace(const OpCall& call) { return best_bytes() + sizeof(uint3
 
 void sample(const OpCall& call) {
   const Tensor &logits = input(call, 0), &sampling = input(call, 1), &uniform = input(call, 2);
-  check_operand(call, logits, "logits", kIsActivation, {1, kAny});
-  check_operand(call, sampling, "sampling", kIsF32, {4});
-  check_operand(call, uniform, "uniform", kIsF32, {kAny});
+  check_sample(call);
   const int64_t vocab = logits.dim(1), steps = uniform.dim(0);
-  VLTUNE_CHECK(vocab > 0, "ERR_SHAPE", "%s: logits has no element", call.op);
-  check_operand(call, output(call, 0), "seen", kIsU8, {vocab});
-  check_operand(call, output(call, 1), "ids", kIsI32, {1});
-  check_operand(call, output(call, 2), "positions", kIsI32, {3, 1});
-  check_operand(call, output(call, 3), "past", kIsI32, {1});
-  check_operand(call, output(call, 4), "tokens", kIsI32, {steps});
-  check_operand(call, output(call, 5), "count", kIsI32, {1});
   auto* best = static_cast<uint64_t*>(call.workspace);
   auto* keys = reinterpret_cast<uint32_t*>(static_cast<std::byte*>(call.workspace) + best_bytes());
   const int chunk = static_cast<int>(ceil_div(vocab, kChunks));

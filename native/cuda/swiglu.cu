@@ -1,14 +1,16 @@
 #include "../ops/swiglu.h"
 
-#include "../ops/check.h"
+#include "../ops/swiglu_checks.h"
 #include "map.cuh"
 
 namespace vltune::cuda {
 namespace {
 
-// To F32's own precision, and where the result is to be rounded to bf16 within 2^-20 of itself. exp(-v) is infinite below -88: then 0.
-__device__ inline float sigmoid_for(float v, float) { return 1.0f / (1.0f + expf(-v)); }
-__device__ inline float sigmoid_for(float v, Bf16) { return __fdividef(1.0f, 1.0f + __expf(-v)); }
+// To F32's own precision, and where the result is to be rounded to 16 bits within 2^-20 of itself. exp(-v) is infinite below -88: then 0.
+template <class D> __device__ inline float sigmoid_for(float v, D) {
+  if constexpr (sizeof(D) == 4) return 1.0f / (1.0f + expf(-v));
+  else return __fdividef(1.0f, 1.0f + __expf(-v));
+}
 
 template <class D> struct Forward {
   const D *gate, *up;
@@ -48,10 +50,8 @@ template <class D> struct Backward {
 
 void swiglu(const OpCall& call) {
   const Tensor &gate = input(call, 0), &up = input(call, 1), &y = output(call, 0);
-  check_operand(call, gate, "gate", kIsActivation, {kAny, kAny});
+  check_swiglu(call, gate, up, y);
   const int64_t n = gate.dim(0), f = gate.dim(1);
-  check_operand(call, up, "up", dtype_bit(gate.dtype), {n, f});
-  check_operand(call, y, "y", dtype_bit(gate.dtype), {n, f});
   with_activation(gate.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch_map<kVector<D>>(call, n * f, all_aligned(kVectorBytes, gate.data, up.data, y.data),
@@ -62,13 +62,8 @@ void swiglu(const OpCall& call) {
 void swiglu_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &gate = input(call, 1), &up = input(call, 2);
   const Tensor &dgate = output(call, 0), &dup = output(call, 1);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_swiglu_backward(call, dy, gate, up, dgate, dup);
   const int64_t n = dy.dim(0), f = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, gate, "gate", dtype, {n, f});
-  check_operand(call, up, "up", dtype, {n, f});
-  check_operand(call, dgate, "dgate", dtype, {n, f});
-  check_operand(call, dup, "dup", dtype, {n, f});
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch_map<kVector<D>>(call, n * f, all_aligned(kVectorBytes, dy.data, gate.data, up.data, dgate.data, dup.data),

@@ -4,7 +4,7 @@
 //   unpack(packed), pack<T>(lanes)     to F32 lanes, and back, rounded to nearest even
 //   load_lanes<8>(p), store_lanes(p, lanes)     both steps in one
 //   warp_sum<32>(v), block_sum<256>(v, shared)  every thread gets the sum; the order of additions depends on the width alone
-//   with_activation(dtype, [&](auto tag) { using T = decltype(tag); ... })     and with_float; on the host
+//   with_float(dtype, [&](auto tag) { using T = decltype(tag); ... })          and with_activation, with_norm_weight; on the host
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -39,6 +39,26 @@ template <class T> __device__ T from_float(float v);
 template <> __device__ inline float from_float<float>(float v) { return v; }
 template <> __device__ inline Bf16 from_float<Bf16>(float v) { return __float2bfloat16_rn(v); }
 template <> __device__ inline F16 from_float<F16>(float v) { return __float2half_rn(v); }
+
+template <class T> __device__ inline float rounded(float v) { return to_float(from_float<T>(v)); }
+
+// Two numbers rounded to T (BF16 or F16), the first in the lower half.
+template <class T> __device__ inline uint32_t pack_pair(float first, float second) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  } else {
+    const __half2 pair = __floats2half2_rn(first, second);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+}
+
+// One element of F32, BF16 or F16, where which of them is known only as the kernel runs.
+__device__ inline float element_of(const void* from, DType dtype, int64_t i) {
+  if (dtype == DType::BF16) return to_float(static_cast<const Bf16*>(from)[i]);
+  if (dtype == DType::F16) return to_float(static_cast<const F16*>(from)[i]);
+  return static_cast<const float*>(from)[i];
+}
 
 // How soon memory is used again. Constant: nothing writes it while the kernel runs. Once: it leaves the caches first.
 enum class Use { Again, Once, Constant };
@@ -97,12 +117,7 @@ template <class T, int N> __device__ inline Packed<T, N> pack(const Lanes<N>& la
   Packed<T, N> packed;
   if constexpr (sizeof(T) == 2 && N % 2 == 0) {  // two are converted by one instruction
 #pragma unroll
-    for (int i = 0; i < N; i += 2) {
-      if constexpr (std::is_same_v<T, Bf16>)
-        reinterpret_cast<__nv_bfloat162*>(packed.words)[i / 2] = __floats2bfloat162_rn(lanes[i], lanes[i + 1]);
-      else
-        reinterpret_cast<__half2*>(packed.words)[i / 2] = __floats2half2_rn(lanes[i], lanes[i + 1]);
-    }
+    for (int i = 0; i < N; i += 2) reinterpret_cast<uint32_t*>(packed.words)[i / 2] = pack_pair<T>(lanes[i], lanes[i + 1]);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) reinterpret_cast<T*>(packed.words)[i] = from_float<T>(lanes[i]);
@@ -136,13 +151,14 @@ template <int kThreads> __device__ inline float block_sum(float v, float* shared
   return sum;
 }
 
-template <class Body> void with_activation(DType dtype, Body&& body) {
-  if (dtype == DType::BF16) body(Bf16{});
-  else body(float{});
-}
 template <class Body> void with_float(DType dtype, Body&& body) {
   if (dtype == DType::BF16) body(Bf16{});
   else if (dtype == DType::F16) body(F16{});
+  else body(float{});
+}
+template <class Body> void with_activation(DType dtype, Body&& body) { with_float(dtype, body); }
+template <class Body> void with_norm_weight(DType dtype, Body&& body) {
+  if (dtype == DType::BF16) body(Bf16{});
   else body(float{});
 }
 

@@ -10,6 +10,10 @@
 #pragma once
 #include "declare.h"
 
+namespace vltune {
+constexpr int kMaxHeadDim = 256;
+}
+
 VLTUNE_OP(attention)
 VLTUNE_OP_WORKSPACE(attention)
 VLTUNE_OP(attention_backward)

@@ -14,8 +14,13 @@ namespace vltune {
 constexpr unsigned dtype_bit(DType dtype) { return 1u << static_cast<unsigned>(dtype); }
 constexpr unsigned kIsF32 = dtype_bit(DType::F32), kIsBf16 = dtype_bit(DType::BF16), kIsF16 = dtype_bit(DType::F16),
                    kIsI32 = dtype_bit(DType::I32), kIsU8 = dtype_bit(DType::U8), kIsNf4 = dtype_bit(DType::NF4);
-constexpr unsigned kIsActivation = kIsF32 | kIsBf16;       // D of the contracts
 constexpr unsigned kIsFloat = kIsF32 | kIsBf16 | kIsF16;
+#ifdef __CUDACC__
+constexpr unsigned kIsActivation = kIsFloat;               // D of the contracts
+#else
+constexpr unsigned kIsActivation = kIsF32 | kIsBf16;
+#endif
+constexpr unsigned kIsNormWeight = kIsF32 | kIsBf16;
 constexpr int64_t kAny = -1;                               // any length of this dimension
 
 // Operand i, or an absent one where the caller gave fewer.
@@ -80,6 +85,12 @@ constexpr int64_t kAny = -1;                               // any length of this
   check_present(call, tensor, name);
   check_dtype(call, tensor, name, allowed);
   check_shape(call, tensor, name, shape);
+}
+
+// The scratch memory of a call is as large as was asked for.
+[[maybe_unused]] static void check_workspace(const OpCall& call, size_t bytes) {
+  VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,
+               bytes);
 }
 
 constexpr int64_t kNoId = INT64_MIN;

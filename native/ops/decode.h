@@ -1,7 +1,7 @@
 // Ops of a program that reads one token: what lies between two reads of the residual stream, in few launches. They compute what the
 // ops that they are made of compute one after the other, with the same values rounded to D; the sums within may be taken in another order.
 //   linears_one          in: x D[1,d], residual D[1,d]?, norm_weight F32|BF16[d]?, then for each of one to three layers
-//                        weight F32|BF16|F16|NF4[o,d], bias F32|BF16[o]?, lora_a F32[r,d]?, lora_b F32[o,r]?
+//                        weight F32|BF16|F16|NF4[o,d], bias F32|BF16[o]? (on CUDA F16 too), lora_a F32[r,d]?, lora_b F32[o,r]?
 //                        out: sum D[1,d]? (if and only if there is a residual), then D[1,o] of each layer
 //                        z = rms_norm(x, norm_weight, residual -> sum), or x without norm_weight; y_i = linear(z, layer i)
 //                        with swiglu: two layers of one width, and one output, swiglu(y_0, y_1)

@@ -34,7 +34,7 @@ struct LinearsOne {
   check_operand(call, f.x, "x", kIsActivation, {1, kAny});
   f.width = f.x.shape[1];
   const unsigned dtype = dtype_bit(f.x.dtype);
-  if (f.norm.present()) check_operand(call, f.norm, "norm_weight", kIsActivation, {f.width});
+  if (f.norm.present()) check_operand(call, f.norm, "norm_weight", kIsNormWeight, {f.width});
   else check_absent(call, f.residual, "residual", "without norm_weight");
   if (f.residual.present()) {
     check_operand(call, f.residual, "residual", dtype, {1, f.width});
@@ -125,7 +125,7 @@ constexpr int kMostLayers = 4096;
   for (int64_t layer = 0; layer < layers; ++layer) {
     const auto norm = [&](int which, const char* name, int64_t length, bool is_optional) {
       const Tensor& weight = of_layer(call, layer, which);
-      if (!is_optional || weight.present()) check_operand(call, weight, name, kIsActivation, {length});
+      if (!is_optional || weight.present()) check_operand(call, weight, name, kIsNormWeight, {length});
     };
     const auto linear = [&](int which, const char* name, int64_t out, int64_t in) {
       const Tensor &bias = of_layer(call, layer, which + 1), &a = of_layer(call, layer, which + 2), &b = of_layer(call, layer, which + 3);

@@ -1,6 +1,6 @@
 // Small movers of data.
 //   add                  in: a D[...], b D[...]                 out: y D[...]   (may be a's or b's memory)
-//   cast                 in: x F32|BF16|F16|NF4[...]            out: y F32|BF16[...] of as many elements (round to nearest even)
+//   cast                 in: x F32|BF16|F16|NF4[...]            out: y D[...] of as many elements (round to nearest even)
 //   fill                 out: y F32[...] = attr value
 //   select_rows          in: x D[n,d], rows I32[m]              out: y D[m,d]
 //   copy                 in: x U8[n]                            out: y U8[n]    the bandwidth baseline of `vltune bench`

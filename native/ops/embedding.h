@@ -1,5 +1,5 @@
 // Token embedding.
-//   embedding            in: ids I32[n], weight F32|BF16|F16[V,d]      out: y D[n,d]        D: F32|BF16
+//   embedding            in: ids I32[n], weight F32|BF16|F16[V,d]      out: y D[n,d]
 //                        y[t] = weight[ids[t]]
 //   embedding_backward   in: ids I32[n], dy D[n,d]                      out: dweight F32[V,d]   (accumulates)
 //                        dweight[ids[t]] += dy[t], summed over t in ascending order

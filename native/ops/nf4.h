@@ -2,7 +2,7 @@
 //   nf4_quantize         in: x F32|BF16|F16[...]                out: codes U8[ceil(numel/2)], absmax F32[ceil(numel/64)]
 //   nf4_quantize_absmax  in: absmax F32[b]                      out: absmax_u8 U8[b], nested_absmax F32[ceil(b/256)], offset F32[1]
 //                        offset = mean(absmax); codes of absmax - offset in the signed dynamic map
-//   nf4_dequantize       in: x NF4[...]                         out: y F32|BF16[...]
+//   nf4_dequantize       in: x NF4[...]                         out: y D[...]
 //   dynamic_map          out: signed F32[256], unsigned F32[256]
 // Where bitsandbytes' two devices differ, ours differ as they do:
 //   scale       the CPU multiplies by 1 / absmax, CUDA by the hardware's approximate reciprocal, taking subnormals for zeros

@@ -100,7 +100,7 @@ const COPIED: ReadonlySet<Category> = new Set(['names', 'repeating']);
 const VERBATIM: ReadonlySet<Category> = new Set(['talk', ...COPIED]);
 
 /** The forms in which people type a question: as it is, with an opening, without its last mark, without capitals. */
-function asTyped(question: Question, random: Random): string {
+export function asTyped(question: Pick<Question, 'question' | 'category' | 'language'>, random: Random): string {
   let text = question.question;
   const form = random.uniform();
   if (form < 0.1 && question.category !== 'repeating' && /[.?!]$/.test(text) && question.language !== 'ja')

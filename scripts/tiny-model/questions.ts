@@ -63,7 +63,7 @@ export interface Question {
 const capitalise = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** Fills `{x}` from values and `{X}` from the same with a capital first letter. */
-function fill(template: string, values: Readonly<Record<string, string | number>>): string {
+export function fill(template: string, values: Readonly<Record<string, string | number>>): string {
   return template.replace(/\{(\w)\}/g, (_, key: string) => {
     const value = values[key.toLowerCase()];
     if (value === undefined) throw new Error(`template "${template}" names {${key}}, which has no value`);

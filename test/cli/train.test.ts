@@ -17,7 +17,7 @@ test('--json prints start, steps, saves and end, and people read on stderr', asy
   const [first, second] = events.filter(({ event }) => event === 'step');
   t.is(first!.step, 1);
   t.is(first!.learning_rate, 0, 'warm-up starts with 0');
-  for (const key of ['epoch', 'loss', 'grad_norm', 'num_tokens', 'num_target_tokens', 'tokens_per_second']) {
+  for (const key of ['epoch', 'loss', 'grad_norm', 'num_tokens', 'num_target_tokens', 'tokens_per_second', 'memory_bytes']) {
     t.true(Number(second![key]) > 0, key);
   }
   t.true(Number(second!.num_target_tokens) < Number(second!.num_tokens));
@@ -27,7 +27,7 @@ test('--json prints start, steps, saves and end, and people read on stderr', asy
   t.is(events[4]!.path, join(out, 'checkpoint-2'));
   t.deepEqual(
     (await readdir(out)).sort(),
-    ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'checkpoint-2', 'loss.svg'],
+    ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'checkpoint-2', 'events.jsonl', 'loss.svg'],
     'the older checkpoint is gone',
   );
   t.regex(stderr, /2 updates of [\d,]+ parameters/);
@@ -139,6 +139,7 @@ test('an output folder with files is refused, taken with --overwrite-output-dir,
     'README.md',
     'adapter_config.json',
     'adapter_model.safetensors',
+    'events.jsonl',
     'loss.svg',
     'notes.txt',
   ]);

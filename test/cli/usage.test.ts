@@ -10,7 +10,7 @@ import { MAIN, MESSAGES, MODEL, scratch, vltune } from './run.js';
 
 const GPU = addon().cudaInfo().available;
 
-const COMMANDS = ['demo', 'convert', 'train', 'generate', 'merge', 'quantize', 'plan', 'doctor', 'bench'];
+const COMMANDS = ['demo', 'convert', 'train', 'generate', 'report', 'merge', 'quantize', 'plan', 'doctor', 'bench'];
 
 test('help names every command and exits 0; no command at all exits 2', async (t) => {
   const help = await vltune(['--help']);

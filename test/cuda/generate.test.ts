@@ -32,6 +32,16 @@ cuda('greedy tokens on a GPU in F32 are those of the CPU', async (t) => {
   t.deepEqual(await answers({ device: 'cuda', dtype: 'float32' }), gpu, 'a second time');
 });
 
+cuda('logits on a GPU in float16 are near those of the CPU in F32, and the same each time', async (t) => {
+  const cpu = await answers({ device: 'cpu', dtype: 'float32' });
+  const gpu = await answers({ device: 'cuda', dtype: 'float16' });
+  for (const [i, logits] of gpu.logits.entries()) {
+    const apart = distance(logits, cpu.logits[i]!);
+    t.true(apart < 5e-3, `${PROMPTS[i]}: ${apart}`);
+  }
+  t.deepEqual(await answers({ device: 'cuda', dtype: 'float16' }), gpu);
+});
+
 cuda('logits on a GPU in bf16 and 4 bits are near those of the CPU, and the same each time', async (t) => {
   const options = { dtype: 'bfloat16', loadIn4bit: true } as const;
   const cpu = await answers({ ...options, device: 'cpu' });

@@ -3,8 +3,8 @@ import { addon, type Device, type DType, type TensorRef } from '../../lib/native
 import { Eager, Tensor } from '../../lib/ops/tensor.js';
 import { floats, integers, Numbers, random } from '../ops/support.js';
 
-type Activation = 'f32' | 'bf16';
-const ACTIVATIONS: readonly Activation[] = ['f32', 'bf16'];
+type Activation = 'f32' | 'bf16' | 'f16';
+const ACTIVATIONS: readonly Activation[] = ['f32', 'bf16', 'f16'];
 
 /** An NF4 matrix by its parts, which are moved to a device one by one. */
 interface Nf4Parts {
@@ -28,14 +28,16 @@ export interface OpCase {
   /** With what is in them before. */
   readonly outputs: readonly (Tensor | null)[];
   readonly attrs?: Readonly<Record<string, number>>;
+  /** Activations are f16, which the CPU does not compute in: its twin there takes and gives f32, and rounds nothing in between. */
+  readonly half?: boolean;
   /** Of each output; one stands for all. Default: by the activations' dtype. */
   readonly bounds?: Bound | readonly Bound[];
 }
 
-const BOUNDS: Readonly<Record<Activation, number>> = { f32: 2e-6, bf16: 4e-3 };
+const BOUNDS: Readonly<Record<Activation, number>> = { f32: 2e-6, bf16: 4e-3, f16: 1e-3 };
 
 /** Where values meet in products of products: rounded differently in between. */
-const DEEP_BOUNDS: Readonly<Record<Activation, number>> = { f32: 1e-5, bf16: 1e-2 };
+const DEEP_BOUNDS: Readonly<Record<Activation, number>> = { f32: 1e-5, bf16: 1e-2, f16: 2e-3 };
 
 function place(operand: Operand, device: Device): Tensor | null {
   if (operand === null) return null;
@@ -51,20 +53,42 @@ export function shapeOf(operand: Tensor | Nf4Parts): { readonly dtype: DType; re
   return operand instanceof Tensor ? { dtype: operand.dtype, shape: operand.shape } : { dtype: 'nf4', shape: operand.shape };
 }
 
+/** A tensor of f16 as f32; any other operand as it is. */
+function widened<T extends Operand>(operand: T): T | Tensor {
+  return operand instanceof Tensor && operand.dtype === 'f16' ? Tensor.from(operand.toFloat32(), operand.shape) : operand;
+}
+
+/** What the CPU makes of f16, by way of f32. */
+function narrowed(made: readonly (Tensor | null)[], as: readonly (Tensor | null)[]): (Tensor | null)[] {
+  return made.map((tensor, i) =>
+    tensor && as[i]!.dtype === 'f16' ? Tensor.from(tensor.toFloat32(), tensor.shape, 'f16') : tensor,
+  );
+}
+
 /** Runs a case on a device, on operands of its own. */
-export function runCase({ op, inputs, outputs, attrs }: OpCase, device: Device): (Tensor | null)[] {
+export function runCase(c: OpCase, device: Device): (Tensor | null)[] {
+  if (c.half && device === 'cpu') {
+    const twin = { ...c, inputs: c.inputs.map(widened), outputs: c.outputs.map(widened), half: false };
+    return narrowed(runCase(twin, device), c.outputs);
+  }
+  const { op, inputs, outputs, attrs } = c;
   const into = outputs.map((output) => output && { into: output.to(device) });
   // Operands stay referenced until the op is done: NF4 matrices do not own their parts.
   const placed = inputs.map((operand) => place(operand, device));
   return new Eager().emit(op, placed, into, attrs ?? {});
 }
 
-function zeros(dtype: 'f32' | 'bf16' | 'i32' | 'u8', ...shape: number[]): Tensor {
+function zeros(dtype: Activation | 'i32' | 'u8', ...shape: number[]): Tensor {
   return Tensor.zeros(shape, dtype);
 }
 
 function like(tensor: Tensor): Tensor {
   return Tensor.zeros(tensor.shape, tensor.dtype as 'f32');
+}
+
+/** Norms have weights of f32 or bf16. */
+function normDType(dtype: Activation): 'f32' | 'bf16' {
+  return dtype === 'f16' ? 'f32' : dtype;
 }
 
 /** A case whose outputs are computed on the CPU first, to be another's operands. */
@@ -75,8 +99,10 @@ function computed(
   attrs = {},
 ): (Tensor | null)[] {
   const refs = (tensors: readonly (Tensor | null)[]): (TensorRef | null)[] => tensors.map((tensor) => tensor?.ref ?? null);
-  addon().call(op, refs(inputs), refs(outputs), attrs);
-  return [...outputs];
+  const half = outputs.some((output) => output?.dtype === 'f16');
+  const made = half ? outputs.map(widened) : outputs;
+  addon().call(op, refs(half ? inputs.map(widened) : inputs), refs(made), attrs);
+  return narrowed(made, outputs);
 }
 
 function nf4(numbers: Numbers, out: number, width: number, doubleQuant: boolean): Nf4Parts {
@@ -312,7 +338,7 @@ function rotations(numbers: Numbers): OpCase[] {
       for (const heads of [1, 3]) {
         for (const normed of [false, true]) {
           const [x, dy] = [0, 1].map(() => random(numbers, dtype, [n, heads * h]));
-          const weight = normed ? random(numbers, dtype, [h], 0.2, 1) : null;
+          const weight = normed ? random(numbers, normDType(dtype), [h], 0.2, 1) : null;
           const attrs = { head_dim: h, eps: 1e-6 };
           const rstd = normed ? zeros('f32', n, heads) : null;
           const name = `${dtype}, ${heads}x${h}${normed ? ', normed' : ''}`;
@@ -498,7 +524,8 @@ function linears(numbers: Numbers): OpCase[] {
         for (const adapted of [false, true]) {
           const [x, dy] = [random(numbers, dtype, [n, width]), random(numbers, dtype, [n, out])];
           const weight = weightOf(numbers, kind, out, width);
-          const bias = kind === 'bf16' ? random(numbers, 'bf16', [out]) : kind === 'f32' ? random(numbers, 'f32', [out]) : null;
+          const biased = kind === 'f32' || kind === 'bf16' || (kind === 'f16' && dtype === 'f16');
+          const bias = biased ? random(numbers, kind, [out]) : null;
           const a = adapted ? random(numbers, 'f32', [rank, width], 0.1) : null;
           const b = adapted ? random(numbers, 'f32', [out, rank], 0.1) : null;
           const rng = adapted && kind !== 'f16' ? integers([7, 11]) : null;
@@ -510,7 +537,7 @@ function linears(numbers: Numbers): OpCase[] {
             inputs: [x, weight, bias, a, b, rng],
             outputs: [zeros(dtype, n, out), adapted ? zeros('f32', n, rank) : null],
             attrs,
-            bounds: [BOUNDS[dtype], dtype === 'f32' ? 2e-6 : 1e-5],
+            bounds: [BOUNDS[dtype], { f32: 2e-6, bf16: 1e-5, f16: 1e-3 }[dtype]],
           });
           const dense = kind === 'f32';
           const u = adapted ? random(numbers, 'f32', [n, rank]) : null;
@@ -526,7 +553,7 @@ function linears(numbers: Numbers): OpCase[] {
               adapted ? random(numbers, 'f32', [out, rank]) : null,
             ],
             attrs: { ...attrs, accumulate: kind === 'nf4' ? 1 : 0 },
-            bounds: [BOUNDS[dtype], 1e-5, 1e-5, dtype === 'f32' ? 1e-5 : 4e-3, 1e-5],
+            bounds: [BOUNDS[dtype], 1e-5, 1e-5, { f32: 1e-5, bf16: 4e-3, f16: 1e-3 }[dtype], dtype === 'f16' ? 1e-3 : 1e-5],
           });
         }
       }
@@ -560,7 +587,7 @@ function losses(numbers: Numbers): OpCase[] {
               trains ? zeros(dtype, n, d) : null,
               trains && kind === 'f32' ? random(numbers, 'f32', [vocab, d]) : null,
             ],
-            bounds: [dtype === 'f32' ? 1e-6 : 1e-4, DEEP_BOUNDS[dtype], dtype === 'f32' ? 1e-5 : 4e-3],
+            bounds: [dtype === 'f32' ? 1e-6 : 1e-4, DEEP_BOUNDS[dtype], { f32: 1e-5, bf16: 4e-3, f16: 2e-3 }[dtype]],
           });
         }
       }
@@ -570,7 +597,7 @@ function losses(numbers: Numbers): OpCase[] {
 }
 
 /** What fewer roundings in between may change. */
-const ONE_ROW: Readonly<Record<Activation, number>> = { f32: 5e-6, bf16: 1e-2 };
+const ONE_ROW: Readonly<Record<Activation, number>> = { f32: 5e-6, bf16: 1e-2, f16: 2e-3 };
 
 function rowsAlone(numbers: Numbers): OpCase[] {
   const cases: OpCase[] = [];
@@ -592,7 +619,12 @@ function rowsAlone(numbers: Numbers): OpCase[] {
         cases.push({
           name: `linears_one ${dtype}, ${kind}, ${d} -> ${outs.join(', ')}${gated ? ', gated' : ''}, rank ${rank}`,
           op: 'linears_one',
-          inputs: [x!, normed > 1 ? residual! : null, normed > 0 ? random(numbers, dtype, [d], 0.2, 1) : null, ...weights.flat()],
+          inputs: [
+            x!,
+            normed > 1 ? residual! : null,
+            normed > 0 ? random(numbers, normDType(dtype), [d], 0.2, 1) : null,
+            ...weights.flat(),
+          ],
           outputs: [normed > 1 ? like(x!) : null, ...(gated ? outs.slice(0, 1) : outs).map((out) => zeros(dtype, 1, out))],
           attrs: { eps: 1e-6, scale: 2, swiglu: gated ? 1 : 0 },
           bounds: ONE_ROW[dtype],
@@ -607,7 +639,7 @@ function rowsAlone(numbers: Numbers): OpCase[] {
       for (const past of [0, 70, 318]) {
         const caches = [0, 1].map(() => random(numbers, dtype, [320, kvHeads * h]));
         const [q, k, v] = [heads, kvHeads, kvHeads].map((count) => random(numbers, dtype, [1, count * h]));
-        const norms = [0, 1].map(() => random(numbers, dtype, [h], 0.2, 1));
+        const norms = [0, 1].map(() => random(numbers, normDType(dtype), [h], 0.2, 1));
         const [cos, sin] = [Math.cos, Math.sin].map((f) =>
           Tensor.from(
             Float32Array.from({ length: h / 2 }, (_, j) => f(past * 1e4 ** ((-2 * j) / h))),
@@ -637,6 +669,8 @@ function layersAlone(numbers: Numbers): OpCase[] {
     ['bf16', 'nf4 nested', [4, 2, 128], [512, 768], 0, false, 70],
     ['bf16', 'nf4 nested', [16, 8, 128], [768, 2304], 16, false, 318],
     ['bf16', 'nf4 nested', [8, 2, 128], [256, 2560], 5, true, 317],
+    ['f16', 'nf4', [2, 1, 40], [96, 160], 3, true, 0],
+    ['f16', 'nf4 nested', [4, 2, 128], [512, 768], 0, false, 70],
   ] as const) {
     const layers = 2;
     const linear = (out: number, width: number) => [
@@ -645,7 +679,7 @@ function layersAlone(numbers: Numbers): OpCase[] {
       rank ? random(numbers, 'f32', [rank, width], 0.1) : null,
       rank ? random(numbers, 'f32', [out, rank], 0.1) : null,
     ];
-    const norm = (length: number) => random(numbers, dtype, [length], 0.2, 1);
+    const norm = (length: number) => random(numbers, normDType(dtype), [length], 0.2, 1);
     const x = random(numbers, dtype, [1, d]);
     const [cos, sin] = [Math.cos, Math.sin].map((f) =>
       Tensor.from(
@@ -664,7 +698,7 @@ function layersAlone(numbers: Numbers): OpCase[] {
       inputs: [x, past > 0 ? random(numbers, dtype, [1, d]) : null, cos!, sin!, integers([past]), ...operands],
       outputs: [like(x), like(x), ...caches],
       attrs: { layers, eps: 1e-6, heads, kv_heads: kvHeads, head_dim: h, causal: 1, scale: 1 / Math.sqrt(h), lora_scale: 2 },
-      bounds: dtype === 'f32' ? 1e-5 : 2e-2,
+      bounds: { f32: 1e-5, bf16: 2e-2, f16: 5e-3 }[dtype],
     });
   }
   return cases;
@@ -677,7 +711,8 @@ function movers(numbers: Numbers): OpCase[] {
     const [a, b] = [random(numbers, dtype, shape), random(numbers, dtype, shape)];
     cases.push({ name: `add ${dtype}`, op: 'add', inputs: [a, b], outputs: [like(a)], bounds: 'same' });
     for (const from of ['f32', 'bf16', 'f16'] as const) {
-      const [input, output] = [random(numbers, from, shape, 30), zeros(dtype, ...shape)];
+      const spread = dtype === 'f16' ? 4e4 : 30; // with some numbers too large for f16
+      const [input, output] = [random(numbers, from, shape, spread), zeros(dtype, ...shape)];
       cases.push({ name: `cast ${from} -> ${dtype}`, op: 'cast', inputs: [input], outputs: [output], bounds: 'same' });
     }
     for (const [out, width] of [
@@ -750,14 +785,20 @@ function movers(numbers: Numbers): OpCase[] {
 function optimizers(numbers: Numbers): OpCase[] {
   const cases: OpCase[] = [];
   for (const elements of [256, 70_000 * 4]) {
-    cases.push({
-      name: `grad_norm ${elements}`,
-      op: 'grad_norm',
-      inputs: [random(numbers, 'f32', [elements])],
-      outputs: [zeros('f32', 1), zeros('f32', 1)],
-      attrs: { max_grad_norm: 1 },
-      bounds: 1e-6,
-    });
+    const grads = random(numbers, 'f32', [elements]);
+    for (const [of, scale] of [
+      ['', null],
+      [', scaled', floats(2 ** 16)],
+    ] as const) {
+      cases.push({
+        name: `grad_norm ${elements}${of}`,
+        op: 'grad_norm',
+        inputs: [grads, scale],
+        outputs: [zeros('f32', 1), zeros('f32', 1)],
+        attrs: { max_grad_norm: 1 },
+        bounds: 1e-6,
+      });
+    }
   }
   // Three tensors: 5000 elements in 8 bits, 300 and 700 in 32, the last without decay.
   const segments = integers([0, 5000, 0, 1, 1, 0, 20, 300, 0, 0, 1, 0, 22, 700, 2, 0, 0, 0], [3, 6]);
@@ -796,6 +837,14 @@ function optimizers(numbers: Numbers): OpCase[] {
         outputs: after,
         attrs: { variant },
         bounds: bound,
+      },
+      {
+        name: `adamw variant ${variant}, skipped`,
+        op: 'adamw',
+        inputs: [random(numbers, 'f32', [total]), floats(0), ...inputs(2).slice(2)],
+        outputs: after,
+        attrs: { variant },
+        bounds: 'same',
       },
     );
   }
@@ -837,10 +886,23 @@ function samples(numbers: Numbers): OpCase[] {
   );
 }
 
+/** The operand that tells the dtype of activations where no output may. */
+const ACTIVATION_INPUT: Readonly<Record<string, number>> = {
+  embedding_backward: 1,
+  embedding_bag_backward: 2,
+  linear_cross_entropy: 0,
+  sample: 0,
+};
+
+function isHalf({ op, inputs, outputs }: OpCase): boolean {
+  const input = inputs[ACTIVATION_INPUT[op] ?? -1];
+  return outputs.some((output) => output?.dtype === 'f16') || (input instanceof Tensor && input.dtype === 'f16');
+}
+
 /** Every case, the same at each call. */
 export function opCases(): OpCase[] {
   const numbers = new Numbers(1);
-  return [
+  const families = [
     embeddings,
     embeddingBags,
     norms,
@@ -858,7 +920,8 @@ export function opCases(): OpCase[] {
     movers,
     optimizers,
     samples,
-  ].flatMap((family) => family(numbers));
+  ];
+  return families.flatMap((family) => family(numbers)).map((c) => ({ ...c, half: isHalf(c) }));
 }
 
 /** The bound of output `i` of a case. */
@@ -866,5 +929,6 @@ export function boundOf(op: OpCase, i: number): Bound {
   const { bounds: given } = op;
   if (typeof given === 'number' || typeof given === 'string') return given;
   if (given) return given[i]!;
-  return op.outputs.some((output) => output?.dtype === 'bf16') ? BOUNDS.bf16 : BOUNDS.f32;
+  const narrow = op.outputs.find((output) => output?.dtype === 'bf16' || output?.dtype === 'f16');
+  return BOUNDS[(narrow?.dtype ?? 'f32') as Activation];
 }

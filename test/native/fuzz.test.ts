@@ -324,7 +324,7 @@ function wellFormed(op: string, chance: Chance): Call {
     case 'dynamic_map':
       return call([], [floats(256), floats(256)]);
     case 'grad_norm':
-      return call([floats(n)], [floats(1), floats(1)], { max_grad_norm: 1 });
+      return call([floats(n), chance.pick([floats(1), null])], [floats(1), floats(1)], { max_grad_norm: 1 });
     case 'adamw': {
       // Two tensors, one with 8-bit state; the second starts at element 256 of everything.
       const hyper: Operand = { ...floats(8), data: [1e-3, 0.9, 0.999, 1e-8, 0.01, 1 + chance.below(4), 0, 0] };

@@ -215,8 +215,48 @@ test('grad_norm is the F64 norm, and clip what torch computes from it', (t) => {
     t.is(clip.toFloat32()[0], 1, 'no clipping');
   }
   const [norm, clip] = [Tensor.zeros([1]), Tensor.zeros([1])];
-  run('grad_norm', [floats(1, Number.NaN)], [norm, clip], { max_grad_norm: 1 });
-  t.true(Number.isNaN(norm.toFloat32()[0]) && Number.isNaN(clip.toFloat32()[0]), 'a NaN is not hidden');
+  for (const max_grad_norm of [0, 1]) {
+    run('grad_norm', [floats(1, Number.NaN)], [norm, clip], { max_grad_norm });
+    t.true(Number.isNaN(norm.toFloat32()[0]), 'a NaN is not hidden');
+    t.is(clip.toFloat32()[0], 0);
+    run('grad_norm', [floats(1, Number.NEGATIVE_INFINITY)], [norm, clip], { max_grad_norm });
+    t.deepEqual([norm.toFloat32()[0], clip.toFloat32()[0]], [Number.POSITIVE_INFINITY, 0]);
+  }
+});
+
+test('a scale of the loss leaves norm and clipped gradients what they are without it, to the bit', (t) => {
+  const grads = random(new Numbers(16), 'f32', [5000], 2).toFloat32();
+  for (const max_grad_norm of [0, 1.5, 1e6]) {
+    const results = [1, 2 ** -10, 2 ** 16, 2 ** 40].map((scale) => {
+      const [norm, clip] = [Tensor.zeros([1]), Tensor.zeros([1])];
+      const scaled = Tensor.from(
+        grads.map((g) => g * scale),
+        [grads.length],
+      );
+      run('grad_norm', [scaled, floats(scale)], [norm, clip], { max_grad_norm });
+      return [norm.toFloat32()[0], clip.toFloat32()[0]! * scale];
+    });
+    for (const result of results) t.deepEqual(result, results[0]);
+  }
+});
+
+test('a clip of 0, of a gradient that is not finite, leaves parameters and state as they are', (t) => {
+  const numbers = new Numbers(17);
+  for (const variant of [0, 1] as const) {
+    const segments = [
+      { numel: 5000, eight: variant === 0, decays: true },
+      { numel: 300, eight: false, decays: true },
+    ];
+    const optimizer = new Optimizer(segments, (n) => random(numbers, 'f32', [n]), variant);
+    optimizer.step(1, random(numbers, 'f32', [optimizer.params.numel]), 1);
+    const before = [optimizer.params, ...optimizer.state].map((tensor) => tensor.toBytes());
+    const grads = random(numbers, 'f32', [optimizer.params.numel]).toFloat32();
+    grads[7] = Number.POSITIVE_INFINITY;
+    grads[8] = Number.NaN;
+    optimizer.step(2, Tensor.from(grads, [grads.length]), 0);
+    for (const [i, tensor] of [optimizer.params, ...optimizer.state].entries())
+      t.deepEqual(tensor.toBytes(), before[i], `variant ${variant}, array ${i}`);
+  }
 });
 
 test('grad_norm and adamw give the same bits on any number of threads', (t) => {

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import type { ComputeDType } from '../../lib/dtype.js';
 import { readSafetensorsHeader, readTensor } from '../../lib/weights/safetensors.js';
 
 /** `test/fixtures` of the repository: the compiled tests run from `dist/test/parity`. */
@@ -28,7 +29,7 @@ export interface TraceOptions {
   readonly textFormat: 'chat' | 'plain';
   readonly lossAverage: 'tokens' | 'micro-batches';
   readonly loadIn4bit: boolean;
-  readonly dtype: 'float32' | 'bfloat16';
+  readonly dtype: ComputeDType;
   readonly optim: 'adamw_torch' | 'adamw_8bit';
   readonly maxSteps: number;
   readonly maxLength?: number;

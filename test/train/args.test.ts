@@ -80,7 +80,7 @@ const OUT_OF_RANGE: readonly (readonly [string, unknown])[] = [
   ['saveTotalLimit', 0],
   ['loraAlpha', 0],
   ['threads', 0],
-  ['dtype', 'float16'],
+  ['dtype', 'float64'],
   ['device', 'gpu'],
   ['device', 'cuda:'],
   ['device', 'cuda:-1'],
@@ -112,6 +112,13 @@ test('exclusive options are refused in pairs', (t) => {
   t.regex(message({ textFormat: 'plain', assistantOnlyLoss: true }), /textFormat and assistantOnlyLoss exclude/);
   t.regex(message({ resumeFromCheckpoint: true, overwriteOutputDir: true }), /exclude each other/);
   t.regex(message({ evalSteps: 5 }), /evalSteps: expected evalDataset with it/);
+});
+
+test('the CPU does not compute in float16', (t) => {
+  t.is(
+    message({ dtype: 'float16', device: 'cpu' }),
+    'dtype: expected float32 or bfloat16 on the CPU, got float16, which only a GPU computes in',
+  );
 });
 
 test('exclusive options that only repeat the default do not clash', (t) => {

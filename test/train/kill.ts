@@ -2,40 +2,23 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import type { ExecutionContext } from 'ava';
-import { train } from '../../lib/index.js';
+import { type TrainOptions, train } from '../../lib/index.js';
 import { MersenneTwister } from '../../lib/random.js';
 import { latestCheckpoint } from '../../lib/train/checkpoint.js';
-import { digests, MODEL, REPOSITORY, ROWS, shortRun, temporaryFolder, weightDigest } from './support.js';
+import { digests, REPOSITORY, shortRun, temporaryFolder, weightDigest } from './support.js';
 
 const STEPS = 40;
 /** Kills before the run may end; the moments are drawn anew each time the test runs. */
 const KILLS = 6;
 
-export function start(output: string, resume: boolean, device: 'cpu' | 'cuda' = 'cpu'): ChildProcess {
-  const options = {
-    model: MODEL,
-    device,
-    dataset: ROWS,
-    'output-dir': output,
-    'per-device-train-batch-size': 2,
-    'gradient-accumulation-steps': 2,
-    'max-length': 96,
-    'max-steps': STEPS,
-    'learning-rate': 1e-3,
-    'lora-r': 64,
-    'lora-dropout': 0.1,
-    'save-steps': 1,
-    'save-total-limit': 2,
-  };
-  const words = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  return spawn(
-    process.execPath,
-    [join(REPOSITORY, 'dist/lib/cli/main.js'), 'train', ...words, '--json', ...(resume ? ['--resume-from-checkpoint'] : [])],
-    {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    },
-  );
+/** A run in a process of its own, which needs what training needs and nothing of the command line's. */
+function start(options: TrainOptions): ChildProcess {
+  const source = `
+    const { train } = await import(${JSON.stringify(pathToFileURL(join(REPOSITORY, 'dist/lib/index.js')).href)});
+    await train(${JSON.stringify(options)}, { onEvent: (event) => console.log(JSON.stringify(event)) });`;
+  return spawn(process.execPath, ['--input-type=module', '-e', source], { stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 export function ended(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null; errors: string }> {
@@ -47,12 +30,21 @@ export function ended(child: ChildProcess): Promise<{ code: number | null; signa
   return new Promise((resolve) => child.on('close', (code, signal) => resolve({ code, signal, errors })));
 }
 
+/** Resolves at the first update that the run tells of, or at its end. */
+export function firstUpdate(child: ChildProcess): Promise<void> {
+  return new Promise((resolve) => {
+    child.stdout!.on('data', (chunk: Buffer) => chunk.includes('"event":"step"') && resolve());
+    child.on('close', () => resolve());
+  });
+}
+
 /** Kills a run at random moments and resumes it until it is through: it must end in the bytes of one that was left alone. */
 export async function checkKilled(t: ExecutionContext, device: 'cpu' | 'cuda'): Promise<void> {
   t.timeout(240_000);
   const folder = temporaryFolder(t);
   const whole = join(folder, 'whole');
-  await train(shortRun(whole, { device, maxSteps: STEPS, saveStrategy: 'steps', saveSteps: 1, saveTotalLimit: 2 }));
+  const options = { device, maxSteps: STEPS, saveStrategy: 'steps', saveSteps: 1, saveTotalLimit: 2 } as const;
+  await train(shortRun(whole, options));
 
   const output = join(folder, 'killed');
   const seed = Date.now() >>> 0;
@@ -62,14 +54,11 @@ export async function checkKilled(t: ExecutionContext, device: 'cpu' | 'cuda'): 
   for (;;) {
     const resume = (await latestCheckpoint(output)) !== undefined;
     // A run killed before its first checkpoint leaves nothing to go on from: it starts over in a new folder.
-    const child = start(output, resume, device);
+    const child = start(shortRun(output, { ...options, resumeFromCheckpoint: resume }));
     const end = ended(child);
     if (kills < KILLS) {
       // Counted from the first update, so that the kill falls into training and saving, not into loading.
-      await new Promise<void>((resolve) => {
-        child.stdout!.on('data', (chunk: Buffer) => chunk.includes('"event":"step"') && resolve());
-        child.on('close', () => resolve());
-      });
+      await firstUpdate(child);
       await new Promise((resolve) => setTimeout(resolve, random.uniform() * 120));
       child.kill('SIGKILL');
       kills += 1;
@@ -77,7 +66,7 @@ export async function checkKilled(t: ExecutionContext, device: 'cpu' | 'cuda'): 
     const { code, signal, errors } = await end;
     if (signal === 'SIGKILL') {
       for (const name of readdirSync(output))
-        t.regex(name, /^\.?checkpoint-\d+/, 'nothing but checkpoints, whole or marked as partial');
+        t.regex(name, /^\.?(checkpoint-\d+|events\.jsonl)/, 'nothing but the log and checkpoints, whole or marked as partial');
       continue;
     }
     t.is(code, 0, errors);

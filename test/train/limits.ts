@@ -4,6 +4,7 @@ import { newAdapters } from '../../lib/models/adapters.js';
 import { FrozenWeights } from '../../lib/models/frozen_weights.js';
 import { ModelFolder } from '../../lib/models/model_folder.js';
 import type { Device } from '../../lib/native.js';
+import type { ActivationDType } from '../../lib/ops/builder.js';
 import { MersenneTwister } from '../../lib/random.js';
 import { OptimizerLayout } from '../../lib/train/optimizer.js';
 import { type MicroBatch, TrainingStep } from '../../lib/train/training_step.js';
@@ -21,24 +22,25 @@ export function batch(every: number): MicroBatch {
   };
 }
 
-/** A step in 4 bits with adapters and dropout, under a limit of bytes. */
+/** A step in 4 bits with adapters and dropout, under a limit of bytes, in F32 unless told otherwise. */
 export async function withStep<T>(
   device: Device,
   limit: number | undefined,
   use: (step: TrainingStep, names: readonly string[]) => Promise<T>,
+  dtype: ActivationDType = 'f32',
 ): Promise<T> {
   const folder = await ModelFolder.open(MODEL);
   const lora = { r: 4, alpha: 8, dropout: 0.25, useRslora: false, targetModules: ['q_proj', 'o_proj', 'gate_proj', 'down_proj'] };
   const trainables = newAdapters(folder.spec, lora);
   const frozen = new FrozenWeights(folder, {
     device,
-    dtype: 'f32',
+    dtype,
     loadIn4bit: true,
     doubleQuant: true,
     skip: () => false,
   });
   const step = new TrainingStep(folder.spec, frozen, trainables, new OptimizerLayout(trainables.layout, 'adamw_torch'), {
-    dtype: 'f32',
+    dtype,
     device,
     maxTokens: TOKENS,
     maxSequences: 2,

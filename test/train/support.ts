@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { ExecutionContext } from 'ava';
-import type { TrainOptions } from '../../lib/index.js';
+import { type TrainEvent, type TrainOptions, train } from '../../lib/index.js';
 
 export const REPOSITORY: string = fileURLToPath(new URL('../../../', import.meta.url));
 export const MODEL: string = join(REPOSITORY, 'test/fixtures/qwen3vl-tiny');
@@ -34,6 +34,23 @@ export function shortRun(outputDir: string, more: Partial<TrainOptions> = {}): T
     optim: 'adamw_8bit',
     ...more,
   };
+}
+
+/** A run that is stopped at its first checkpoint and resumed ends in the bytes of one that is left alone. */
+export async function checkResumed(t: ExecutionContext, more: Partial<TrainOptions>): Promise<void> {
+  const folder = temporaryFolder(t);
+  const [whole, parts] = [join(folder, 'whole'), join(folder, 'parts')];
+  const options = { maxSteps: 10, saveSteps: 5, ...more };
+  await train(shortRun(whole, options));
+  const stop = new AbortController();
+  const onEvent = (event: TrainEvent) => event.event === 'save' && stop.abort();
+  await t.throwsAsync(train(shortRun(parts, options), { onEvent, signal: stop.signal }), { code: 'ERR_CANCELLED' });
+  await train(shortRun(parts, { ...options, resumeFromCheckpoint: true }));
+  t.is(weightDigest(parts), weightDigest(whole));
+  const last = `checkpoint-${options.maxSteps}`;
+  const { 'training_args.json': _, ...resumed } = digests(join(parts, last));
+  const { 'training_args.json': __, ...expected } = digests(join(whole, last));
+  t.deepEqual(resumed, expected);
 }
 
 /** SHA-256 of every file below a folder, by its path; times and speeds are not in any of them. */

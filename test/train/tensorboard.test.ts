@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { lossChart } from '../../lib/train/loss_chart.js';
+import { lossChart } from '../../lib/report/loss_chart.js';
 import { crc32c, EventFile } from '../../lib/train/tensorboard.js';
 
 test('CRC-32C is the one of RFC 3720', (t) => {

@@ -37,7 +37,7 @@ export function adamwBenches({ parameters }: Scope): Bench[] {
       dtype: 'f32',
       work: { bytes: parameters * 4 },
       baseline: 'copy',
-      build: (b) => gradNorm(b, b.normal([parameters]), { into: b.zeros([1]) }, { into: b.zeros([1]) }, 1),
+      build: (b) => gradNorm(b, { grads: b.normal([parameters]) }, { into: b.zeros([1]) }, { into: b.zeros([1]) }, 1),
     },
     // Gradient read, parameter read and written, two states read and written.
     {

@@ -15,11 +15,11 @@
 #include <cstdint>
 #include <utility>
 
+#include "../../ops/attention.h"
 #include "../simd.h"
 
 namespace vltune::cpu::VLTUNE_ISA::attn {
 
-constexpr int kMaxHeadDim = 256;
 constexpr int kQueries = 64;  // of a tile
 constexpr int kKeys = 96;
 // An odd number of cache lines, so that successive rows fall into different sets of the cache.

@@ -15,10 +15,10 @@ namespace vltune::cuda::attn {
 namespace {
 
 struct Args {
-  const Bf16 *d_o, *q, *k, *v;
+  const void *d_o, *q, *k, *v;
   const float *lse, *delta;
   const int32_t* bounds;
-  Bf16 *dq, *dk, *dv;
+  void *dq, *dk, *dv;
   int sequences, tokens, heads, kv_heads, head_dim, causal;
   float scale;
   Fault* fault;
@@ -26,30 +26,30 @@ struct Args {
 
 // ---- dK, dV
 
-// [[maybe_unused]]: only device code of sm_80 and newer names them.
-[[maybe_unused]] constexpr int kWarpKeys = 32, kTall = 2;  // matrices of 16 rows
-constexpr int kPairs = 2;                 // of warps in a block: two blocks on a multiprocessor wait less than one of four
+constexpr int kWarpKeys = 32;
+constexpr int kPairs = 2;  // of warps in a block: two blocks on a multiprocessor wait less than one of four
 
-// kQueries of a step. Two stages of q, dO, lse and delta.
-template <int kWidth, int kQueries>
+// kQueries of a step, kStages (1 or 2) of q, dO, lse and delta.
+template <int kWidth, int kQueries, int kStages>
 struct KeyShared {
   static constexpr int kKeys = kPairs * kWarpKeys, kThreads = kPairs * 64;
   static constexpr int kStageRows = 2 * kQueries * TileOf<kWidth>::kRowBytes;
   static constexpr int kStage = kStageRows + 2 * kQueries * 4;
-  static constexpr int kStages = 2 * kKeys * TileOf<kWidth>::kRowBytes;  // where they start, after k and v
-  static constexpr int kWeights = kStages + 2 * kStage;                  // P on its way from warp to warp
+  static constexpr int kFirstStage = 2 * kKeys * TileOf<kWidth>::kRowBytes;  // after k and v
+  static constexpr int kWeights = kFirstStage + kStages * kStage;            // P on its way from warp to warp
   static constexpr int kPairWeights = kWarpKeys * kQueries * 4;
   static constexpr int kBytes = kWeights + kPairs * kPairWeights;
 };
 
 // A named barrier of a pair of warps. (The one that wrote need only arrive; it gains nothing, and racecheck does not follow that.)
-[[maybe_unused]] __device__ inline void pair_barrier(int pair) { asm volatile("bar.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
+__device__ inline void pair_barrier(int pair) { asm volatile("bar.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
 
-template <int kWidth, int kQueries>
+template <class T, int kWidth, int kQueries, int kStages>
 __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args) {
-#if __CUDA_ARCH__ >= 800
+  if constexpr (!kHasMma<T>) return;
   using Rows = TileOf<kWidth>;
-  using Shared = KeyShared<kWidth, kQueries>;
+  using Shared = KeyShared<kWidth, kQueries, kStages>;
+  constexpr int kTall = kWarpKeys / 16;
   constexpr int kKeys = Shared::kKeys, kThreads = Shared::kThreads, kQueryBytes = Rows::bytes(kQueries);
   extern __shared__ __align__(1024) char shared[];
   let_next_start();
@@ -62,8 +62,9 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
   const int64_t kv_at = (tile.begin + int64_t{tile.first}) * kv_stride + int64_t{kv_head} * h;
   const int length = tile.end - tile.begin, keys = min(kKeys, length - tile.first);
   const float to_base_2 = args.scale * kLog2E;
+  const T *q = static_cast<const T*>(args.q), *d_o = static_cast<const T*>(args.d_o);
 
-  const uint32_t base = shared_address(shared), stages = base + Shared::kStages;
+  const uint32_t base = shared_address(shared), stages = base + Shared::kFirstStage;
   const int first_query = args.causal ? tile.first / kQueries * kQueries : 0, steps = (length - first_query + kQueries - 1) / kQueries;
   // Steps go over the queries of the group's first head, then of the next.
   int next_head = kv_head * group, next_query = first_query;
@@ -71,14 +72,14 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
     const int64_t row = tile.begin + int64_t{next_query}, at = row * q_stride + int64_t{next_head} * h;
     const uint32_t to = stages + stage * Shared::kStage;
     const int count = length - next_query;
-    copy_rows<kWidth, kQueries, kThreads>(to, args.q + at, q_stride, count, h);
-    copy_rows<kWidth, kQueries, kThreads>(to + kQueryBytes, args.d_o + at, q_stride, count, h);
+    copy_rows<kWidth, kQueries, kThreads>(to, q + at, q_stride, count, h);
+    copy_rows<kWidth, kQueries, kThreads>(to + kQueryBytes, d_o + at, q_stride, count, h);
     if (threadIdx.x < 2 * kQueries) {
       const int i = threadIdx.x % kQueries;
       const float* from = (threadIdx.x < kQueries ? args.lse : args.delta) + int64_t{next_head} * args.tokens + row;
       copy_float_async(to + Shared::kStageRows + threadIdx.x * 4, i < count ? from + i : from, i < count);
     }
-    copies_end();
+    copy_async_commit();
     next_query += kQueries;
     if (next_query >= length) {
       next_query = first_query;
@@ -86,8 +87,8 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
     }
   };
   static_assert(2 * kQueries <= kThreads);
-  copy_rows<kWidth, kKeys, kThreads>(base, args.k + kv_at, kv_stride, keys, h);
-  copy_rows<kWidth, kKeys, kThreads>(base + Rows::bytes(kKeys), args.v + kv_at, kv_stride, keys, h);
+  copy_rows<kWidth, kKeys, kThreads>(base, static_cast<const T*>(args.k) + kv_at, kv_stride, keys, h);
+  copy_rows<kWidth, kKeys, kThreads>(base + Rows::bytes(kKeys), static_cast<const T*>(args.v) + kv_at, kv_stride, keys, h);
   copy_queries(0);
 
   float sum[kTall][kWidth / 8][4] = {};  // of dV or dK
@@ -96,19 +97,24 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
   const uint32_t queries_right = right_address<kWidth>(stages + (makes_weights ? 0 : kQueryBytes));  // q, or dO
   const uint32_t queries_left = left_address<kWidth>(stages + (makes_weights ? kQueryBytes : 0));    // dO, or q
   float4* weights = reinterpret_cast<float4*>(shared + Shared::kWeights + pair * Shared::kPairWeights) + lane;
-  const char* numbers = shared + Shared::kStages + Shared::kStageRows + (makes_weights ? 0 : kQueries * 4) + lane % 4 * 8;  // lse, or delta
+  const int numbers_at = Shared::kFirstStage + Shared::kStageRows + (makes_weights ? 0 : kQueries * 4);  // lse, or delta
+  const char* numbers = shared + numbers_at + lane % 4 * 8;
   const int pair_first = tile.first + pair * kWarpKeys;
   int q0 = first_query;
-  for (int step = 0, stage = 0; step < steps * group; ++step, stage ^= 1) {
-    copies_wait<0>();
+  for (int step = 0, stage = 0; step < steps * group; ++step, stage ^= kStages - 1) {
+    if (kStages == 1 && step > 0) {
+      __syncthreads();
+      copy_queries(stage);
+    }
+    copy_async_wait<0>();
     __syncthreads();
-    if (step + 1 < steps * group) copy_queries(stage ^ 1);
+    if (kStages == 2 && step + 1 < steps * group) copy_queries(stage ^ 1);
     const int own_q0 = q0;
     q0 = q0 + kQueries < length ? q0 + kQueries : first_query;
     if (args.causal && own_q0 + kQueries <= pair_first) continue;
 
     float p[kTall][kQueries / 8][4];
-    product_nt<kWidth, kTall, kQueries / 16>(p, keys_left, queries_right + stage * Shared::kStage);
+    product_nt<T, kWidth, kTall, kQueries / 16>(p, keys_left, queries_right + stage * Shared::kStage);
     if (makes_weights) {
       const bool masked = args.causal && own_q0 < pair_first + kWarpKeys - 1;
       const int apart = pair_first + lane / 4 - own_q0 - lane % 4 * 2;  // key less query, of the thread's first element
@@ -142,28 +148,32 @@ __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args)
         }
       }
     }
-    product_nn<kWidth, kTall, kQueries / 16>(sum, p, queries_left + stage * Shared::kStage);
+    product_nn<T, kWidth, kTall, kQueries / 16>(sum, p, queries_left + stage * Shared::kStage);
   }
   const float by = makes_weights ? 1.0f : args.scale, factor[kTall][2] = {{by, by}, {by, by}};
   // The pair's rows of v are read by one warp only, and so are those of k.
-  Bf16* to = (makes_weights ? args.dv : args.dk) + kv_at + pair * kWarpKeys * kv_stride;
-  store_rows<kWidth, kTall>(sum, factor, shared + own_rows, to, kv_stride, keys - pair * kWarpKeys, h);
-#endif
+  T* to = static_cast<T*>(makes_weights ? args.dv : args.dk) + kv_at + pair * kWarpKeys * kv_stride;
+  store_rows<T, kWidth, kTall>(sum, factor, shared + own_rows, to, kv_stride, keys - pair * kWarpKeys, h);
 }
 
 // ---- dQ
 
-[[maybe_unused]] constexpr int kQueryThreads = 128, kQueries = 128, kWarpQueries = 32, kStepKeys = 32, kStages = 2;
+constexpr int kQueryThreads = 128, kStepKeys = 32;
 
-template <int kWidth>
+// kTall: matrices of 16 queries that a warp takes.
+template <int kTall>
+constexpr int kQueriesOf = kQueryThreads / 32 * kTall * 16;
+
+template <int kWidth, int kTall, int kStages>
 constexpr int query_shared_bytes() {
-  return TileOf<kWidth>::bytes(2 * kQueries + kStages * 2 * kStepKeys);
+  return TileOf<kWidth>::bytes(2 * kQueriesOf<kTall> + kStages * 2 * kStepKeys);
 }
 
-template <int kWidth>
+template <class T, int kWidth, int kTall, int kStages>
 __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args args) {
-#if __CUDA_ARCH__ >= 800
+  if constexpr (!kHasMma<T>) return;
   using Rows = TileOf<kWidth>;
+  constexpr int kQueries = kQueriesOf<kTall>, kWarpQueries = kTall * 16;
   extern __shared__ __align__(1024) char shared[];
   const int head = blockIdx.x % args.heads, slot = blockIdx.x / args.heads, h = args.head_dim;
   Tile tile;
@@ -173,7 +183,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
   const int64_t q_stride = int64_t{args.heads} * h, kv_stride = int64_t{args.kv_heads} * h;
   const int64_t row = tile.begin + tile.first, at = row * q_stride + int64_t{head} * h;
   const int64_t kv_at = tile.begin * kv_stride + int64_t{kv_head} * h;
-  const Bf16 *k = args.k + kv_at, *v = args.v + kv_at;
+  const T *k = static_cast<const T*>(args.k) + kv_at, *v = static_cast<const T*>(args.v) + kv_at;
   const int queries = min(kQueries, tile.keys - tile.first);
   const float to_base_2 = args.scale * kLog2E;
 
@@ -183,10 +193,10 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
     const uint32_t to = stages + stage * kStageBytes;
     copy_rows<kWidth, kStepKeys, kQueryThreads>(to, k + k0 * kv_stride, kv_stride, tile.keys - k0, h);
     copy_rows<kWidth, kStepKeys, kQueryThreads>(to + Rows::bytes(kStepKeys), v + k0 * kv_stride, kv_stride, tile.keys - k0, h);
-    copies_end();
+    copy_async_commit();
   };
-  copy_rows<kWidth, kQueries, kQueryThreads>(q_tile, args.q + at, q_stride, queries, h);
-  copy_rows<kWidth, kQueries, kQueryThreads>(do_tile, args.d_o + at, q_stride, queries, h);
+  copy_rows<kWidth, kQueries, kQueryThreads>(q_tile, static_cast<const T*>(args.q) + at, q_stride, queries, h);
+  copy_rows<kWidth, kQueries, kQueryThreads>(do_tile, static_cast<const T*>(args.d_o) + at, q_stride, queries, h);
   copy_keys(0, 0);
 
   const int own = queries - warp * kWarpQueries;
@@ -208,16 +218,20 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
   const int all_see = args.causal ? min(tile.keys, warp_first + 1) : tile.keys;
   const int some_see = args.causal ? min(tile.keys, warp_first + kWarpQueries) : tile.keys;
 
-  for (int k0 = 0, stage = 0; k0 < last_key; k0 += kStepKeys, stage ^= 1) {
-    copies_wait<0>();
+  for (int k0 = 0, stage = 0; k0 < last_key; k0 += kStepKeys, stage ^= kStages - 1) {
+    if (kStages == 1 && k0 > 0) {
+      __syncthreads();
+      copy_keys(k0, stage);
+    }
+    copy_async_wait<0>();
     __syncthreads();
-    if (k0 + kStepKeys < last_key) copy_keys(k0 + kStepKeys, stage ^ 1);
+    if (kStages == 2 && k0 + kStepKeys < last_key) copy_keys(k0 + kStepKeys, stage ^ 1);
     if (k0 >= some_see) continue;
 
     const int stage_at = stage * kStageBytes;
     float p[kTall][kStepKeys / 8][4], ds[kTall][kStepKeys / 8][4];
-    product_nt<kWidth, kTall, kStepKeys / 16>(p, q_address, right + stage_at);
-    product_nt<kWidth, kTall, kStepKeys / 16>(ds, do_address, right + stage_at + Rows::bytes(kStepKeys));
+    product_nt<T, kWidth, kTall, kStepKeys / 16>(p, q_address, right + stage_at);
+    product_nt<T, kWidth, kTall, kStepKeys / 16>(ds, do_address, right + stage_at + Rows::bytes(kStepKeys));
     const bool masked = k0 + kStepKeys > all_see;
 #pragma unroll
     for (int i = 0; i < kTall; ++i)
@@ -234,38 +248,62 @@ __global__ void __launch_bounds__(kQueryThreads, 2) query_gradients(const Args a
             ds[i][j][2 * half + e] = weight * (ds[i][j][2 * half + e] - delta[i][half]);
           }
       }
-    product_nn<kWidth, kTall, kStepKeys / 16>(dq, ds, left + stage_at);
+    product_nn<T, kWidth, kTall, kStepKeys / 16>(dq, ds, left + stage_at);
   }
-  const float scale[kTall][2] = {{args.scale, args.scale}, {args.scale, args.scale}};
+  float scale[kTall][2];
+#pragma unroll
+  for (int i = 0; i < kTall; ++i) scale[i][0] = scale[i][1] = args.scale;
   char* rows = shared + Rows::bytes(warp * kWarpQueries);
-  store_rows<kWidth, kTall>(dq, scale, rows, args.dq + at + warp * kWarpQueries * q_stride, q_stride, own, h);
-  wait_for_former();  // so that what follows on the stream follows both
-#endif
+  store_rows<T, kWidth, kTall>(dq, scale, rows, static_cast<T*>(args.dq) + at + warp * kWarpQueries * q_stride, q_stride, own, h);
+  wait_for_previous();  // so that what follows on the stream follows both
 }
 
 // -----------------------------------------------------------------------------------------------------------------------------------------
 
-template <int kWidth, int kStepQueries>
+template <class T, int kWidth, int kStepQueries, int kStages>
 void launch_key_gradients(const Args& args, cudaStream_t stream) {
-  using Shared = KeyShared<kWidth, kStepQueries>;
-  const auto kernel = key_gradients<kWidth, kStepQueries>;
+  using Shared = KeyShared<kWidth, kStepQueries, kStages>;
+  const auto kernel = key_gradients<T, kWidth, kStepQueries, kStages>;
   VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shared::kBytes));
   const int64_t tiles = most_tiles(args.tokens, args.sequences, Shared::kKeys);
   kernel<<<static_cast<unsigned>(tiles * args.kv_heads), Shared::kThreads, Shared::kBytes, stream>>>(args);
 }
 
-template <int kWidth>
+// The kernel needs nothing of the one before it, whose last blocks leave multiprocessors to it.
+template <class T, int kWidth, int kTall, int kStages>
+void launch_query_gradients(const Args& args, cudaStream_t stream) {
+  constexpr int kBytes = query_shared_bytes<kWidth, kTall, kStages>();
+  const auto kernel = query_gradients<T, kWidth, kTall, kStages>;
+  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  const int64_t tiles = most_tiles(args.tokens, args.sequences, kQueriesOf<kTall>);
+  launch_early(kernel, args, tiles * args.heads, kQueryThreads, kBytes, stream);
+}
+
+template <class T, int kWidth>
 void launch(const OpCall& call, const Args& args) {
   const cudaStream_t stream = stream_of(call);
-  // The large tiles where a block can have the shared memory for them (not on sm_86, sm_89 and sm_120).
-  const bool has_room = device().shared_bytes >= static_cast<size_t>(KeyShared<kWidth, 64>::kBytes);
-  (has_room ? launch_key_gradients<kWidth, 64> : launch_key_gradients<kWidth, 32>)(args, stream);
+  if constexpr (std::is_same_v<T, F16> && kWidth == 128) {
+    if (device().capability() < 80) {  // a block of sm_75 has 64 KiB of shared memory
+      launch_key_gradients<T, kWidth, 32, 1>(args, stream);
+      check_launch(call);
+      launch_query_gradients<T, kWidth, 1, 1>(args, stream);
+      return;
+    }
+  }
+  // The large tiles where a block can have the shared memory for them (not on sm_75, sm_86, sm_89 and sm_120).
+  const bool has_room = device().shared_bytes >= static_cast<size_t>(KeyShared<kWidth, 64, 2>::kBytes);
+  (has_room ? launch_key_gradients<T, kWidth, 64, 2> : launch_key_gradients<T, kWidth, 32, 2>)(args, stream);
   check_launch(call);
-  // Blocks of the second kernel, which needs nothing of the first, take the multiprocessors that those of the first leave.
-  constexpr int kBytes = query_shared_bytes<kWidth>();
-  VLTUNE_CUDA(cudaFuncSetAttribute(query_gradients<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  const int64_t tiles = most_tiles(args.tokens, args.sequences, kQueries);
-  launch_early(query_gradients<kWidth>, args, tiles * args.heads, kQueryThreads, kBytes, stream);
+  launch_query_gradients<T, kWidth, 2, 2>(args, stream);
+}
+
+template <class T>
+void launch_of_width(const OpCall& call, const Args& args) {
+  const int h = args.head_dim;
+  if (h <= 32) launch<T, 32>(call, args);
+  else if (h <= 64) launch<T, 64>(call, args);
+  else if (h <= 96 && device().capability() >= 80) launch<T, 96>(call, args);
+  else launch<T, 128>(call, args);
 }
 
 }  // namespace
@@ -275,15 +313,12 @@ bool backward_mma(const OpCall& call, const Backward& pass) {
   const auto aligned = [](std::initializer_list<const void*> pointers) {
     return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
   };
-  if (s.dtype != DType::BF16 || !takes_mma(device().capability(), s.head_dim) ||
-      !aligned({pass.d_o, pass.q, pass.k, pass.v, pass.dq, pass.dk, pass.dv}))
-    return false;
+  if (!takes_mma(s.dtype, s.head_dim) || !aligned({pass.d_o, pass.q, pass.k, pass.v, pass.dq, pass.dk, pass.dv})) return false;
   row_sums(call, pass);
-  const Args args{static_cast<const Bf16*>(pass.d_o), static_cast<const Bf16*>(pass.q), static_cast<const Bf16*>(pass.k),
-                  static_cast<const Bf16*>(pass.v), pass.lse, pass.delta, pass.bounds, static_cast<Bf16*>(pass.dq),
-                  static_cast<Bf16*>(pass.dk), static_cast<Bf16*>(pass.dv), static_cast<int>(pass.sequences), static_cast<int>(s.tokens),
-                  static_cast<int>(s.heads), static_cast<int>(s.kv_heads), s.head_dim, s.causal, s.scale, call.fault};
-  (s.head_dim <= 32 ? launch<32> : s.head_dim <= 64 ? launch<64> : s.head_dim <= 96 ? launch<96> : launch<128>)(call, args);
+  const Args args{pass.d_o, pass.q, pass.k, pass.v, pass.lse, pass.delta, pass.bounds, pass.dq, pass.dk, pass.dv,
+                  static_cast<int>(pass.sequences), static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
+                  s.head_dim, s.causal, s.scale, call.fault};
+  (s.dtype == DType::F16 ? launch_of_width<F16> : launch_of_width<Bf16>)(call, args);
   return true;
 }
 

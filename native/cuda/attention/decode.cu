@@ -31,9 +31,7 @@ struct Vector {
     }
   }
   __device__ float operator[](int i) const {
-    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-    if constexpr (sizeof(D) == 4) return __uint_as_float(words[i]);
-    return __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);
+    return to_float(reinterpret_cast<const D*>(&bits)[i]);
   }
 };
 
@@ -212,7 +210,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const DecodeAr
   __shared__ float shared_most[kCombineWarps], shared_total[kCombineWarps];
   const int h = args.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t at = blockIdx.x, apart = int64_t{args.tokens} * args.heads;
-  wait_for_former();
+  wait_for_previous();
   int past;
   if (!room(args.past, args.tokens, args.capacity, &past)) return;
   const int keys = past + args.tokens, own = stretch_keys(keys, args.stretches), count = (keys + own - 1) / own;
@@ -337,22 +335,21 @@ void decode(const OpCall& call, const Cached& pass) {
                         pass.capacity, static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.kv_heads), s.head_dim,
                         split.stretches, split.row_blocks, s.scale, call.fault};
   const cudaStream_t stream = stream_of(call);
-  if (by_matrices) {
-    stretches_mma(call, args);
-  } else {
-    const bool of_vectors = s.head_dim * dtype_bytes(s.dtype, 1) % 16 == 0 && aligned({pass.q, pass.k, pass.v, pass.k_cache, pass.v_cache});
-    const auto launch = s.dtype == DType::F32 ? (s.head_dim <= 64    ? launch_stretches<float, 16, 1>
-                                                 : s.head_dim <= 128 ? launch_stretches<float, 32, 1>
-                                                                     : launch_stretches<float, 32, 2>)
-                                              : (s.head_dim <= 64    ? launch_stretches<__nv_bfloat16, 8, 1>
-                                                 : s.head_dim <= 128 ? launch_stretches<__nv_bfloat16, 16, 1>
-                                                                     : launch_stretches<__nv_bfloat16, 32, 1>);
-    launch(args, split.rows, of_vectors, stream);
-    check_launch(call);
-  }
-  const auto combine = s.dtype == DType::F32 ? (s.head_dim <= 128 ? combine_kernel<float, 4> : combine_kernel<float, 8>)
-                                             : (s.head_dim <= 128 ? combine_kernel<__nv_bfloat16, 4> : combine_kernel<__nv_bfloat16, 8>);
-  launch_early(combine, args, s.tokens * s.heads, kCombineThreads, 0, stream);
+  with_activation(s.dtype, [&](auto d) {
+    using D = decltype(d);
+    constexpr int kLanes = 64 / Vector<D, true>::kSize;  // of 64 elements
+    if (by_matrices) {
+      stretches_mma(call, args, s.dtype);
+    } else {
+      const bool of_vectors = s.head_dim * sizeof(D) % 16 == 0 && aligned({pass.q, pass.k, pass.v, pass.k_cache, pass.v_cache});
+      const auto launch = s.head_dim <= 64    ? launch_stretches<D, kLanes, 1>
+                          : s.head_dim <= 128 ? launch_stretches<D, 2 * kLanes, 1>
+                                              : launch_stretches<D, 32, kLanes / 8>;
+      launch(args, split.rows, of_vectors, stream);
+      check_launch(call);
+    }
+    launch_early(s.head_dim <= 128 ? combine_kernel<D, 4> : combine_kernel<D, 8>, args, s.tokens * s.heads, kCombineThreads, 0, stream);
+  });
 }
 
 void append_to_cache(const OpCall& call, const Cached& pass) {

@@ -36,6 +36,6 @@ __device__ inline int stretch_keys(int keys, int stretches) {
 // The stretches' sums and states by the matrix units, 16 queries to a block (args.row_blocks); the caller has asked takes_stretches_mma.
 constexpr int kMatrixRows = 16;
 bool takes_stretches_mma(const Cached& pass);
-void stretches_mma(const OpCall& call, const DecodeArgs& args);
+void stretches_mma(const OpCall& call, const DecodeArgs& args, DType dtype);
 
 }  // namespace vltune::cuda::attn

@@ -1,4 +1,4 @@
-// The stretches of decode.cu by mma.sync, for BF16 from sm_80: 16 queries of a group at once, so that a block's few or many queries cost
+// The stretches of decode.cu by mma.sync: 16 queries of a group at once, so that a block's few or many queries cost
 // one reading. Every warp takes 16 keys at a time and has a softmax and sums of its own; it copies its keys and values to shared memory
 // itself, two steps ahead, and waits for no other warp before the end.
 #include <algorithm>
@@ -18,9 +18,9 @@ constexpr int shared_bytes() {
   return TileOf<kWidth>::bytes(kWarps * kStages * 2 * kKeys);
 }
 
-template <int kWidth>
+template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs args) {
-#if __CUDA_ARCH__ >= 800
+  if constexpr (!kHasMma<T>) return;
   using Rows = TileOf<kWidth>;
   extern __shared__ __align__(1024) char shared[];
   __shared__ float2 shared_states[kWarps][kMatrixRows];
@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
   const int begin = static_cast<int>(begin64), end = static_cast<int>(min(begin64 + own, int64_t{keys}));
   const int h = args.head_dim, group = args.heads / args.kv_heads, rows = args.tokens * group;
   const int64_t stride = int64_t{args.kv_heads} * h, kv_at = int64_t{kv_head} * h;
-  const Bf16 *k = static_cast<const Bf16*>(args.k) + kv_at, *v = static_cast<const Bf16*>(args.v) + kv_at;
-  Bf16 *k_cache = static_cast<Bf16*>(args.k_cache) + kv_at, *v_cache = static_cast<Bf16*>(args.v_cache) + kv_at;
+  const T *k = static_cast<const T*>(args.k) + kv_at, *v = static_cast<const T*>(args.v) + kv_at;
+  T *k_cache = static_cast<T*>(args.k_cache) + kv_at, *v_cache = static_cast<T*>(args.v_cache) + kv_at;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   constexpr int kTileBytes = Rows::bytes(kKeys), kStageBytes = 2 * kTileBytes;
@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
       const bool is_new = key >= past;
       const int64_t at = wanted ? (is_new ? key - past : key) * stride + unit * 8 : 0;
       const uint32_t to = stages + stage * kStageBytes + Rows::at(row, unit);
-      copy_async(to, (is_new ? k : k_cache) + at, wanted);
-      copy_async(to + kTileBytes, (is_new ? v : v_cache) + at, wanted);
+      copy_async_16(to, (is_new ? k : k_cache) + at, wanted ? 16 : 0);
+      copy_async_16(to + kTileBytes, (is_new ? v : v_cache) + at, wanted ? 16 : 0);
     }
   };
   constexpr int kStep = kWarps * kKeys;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) {
     if (warp_begin + s * kStep < end) copy_keys(warp_begin + s * kStep, s);
-    copies_end();
+    copy_async_commit();
   }
 
   // New rows of this stretch are written to the cache by its first block, and read where they come from by all.
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
   for (int half = 0; half < 2; ++half) {
     const int row = row_block * kMatrixRows + half * 8 + lane / 4, token = row / group, head = kv_head * group + row % group;
     last[half] = past + token;
-    const Bf16* from = static_cast<const Bf16*>(args.q) + (int64_t{token} * args.heads + head) * h + lane % 4 * 2;
+    const T* from = static_cast<const T*>(args.q) + (int64_t{token} * args.heads + head) * h + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kWidth / 16; ++i)
 #pragma unroll
@@ -94,17 +94,17 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
 
   int stage = 0, next_stage = kStages - 1;
   for (int first = warp_begin; first < end; first += kStep) {
-    copies_wait<kStages - 2>();
+    copy_async_wait<kStages - 2>();
     __syncwarp();
     if (first + (kStages - 1) * kStep < end) copy_keys(first + (kStages - 1) * kStep, next_stage);
-    copies_end();
+    copy_async_commit();
     float p[1][2][4] = {};
 #pragma unroll
     for (int i = 0; i < kWidth / 16; ++i) {
       uint32_t right[4];
       load_matrices(right, (k_address + stage * kStageBytes) ^ (i * 32));
-      mma(p[0][0], q[i], right[0], right[1]);
-      mma(p[0][1], q[i], right[2], right[3]);
+      mma<T>(p[0][0], q[i], right[0], right[1]);
+      mma<T>(p[0][1], q[i], right[2], right[3]);
     }
     const bool masked = first + kKeys > min(end, past + 1);
     float shrink[2];
@@ -141,14 +141,14 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
     for (int j = 0; j < kWidth / 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) o[0][j][e] *= shrink[e / 2];
-    product_nn<kWidth, 1, 1>(o, p, v_address + stage * kStageBytes);
+    product_nn<T, kWidth, 1, 1>(o, p, v_address + stage * kStageBytes);
     __syncwarp();
     stage = stage + 1 == kStages ? 0 : stage + 1;
     next_stage = next_stage + 1 == kStages ? 0 : next_stage + 1;
   }
 
   // The warps together, in their order; each leaves its sums where its stages were.
-  copies_wait<0>();
+  copy_async_wait<0>();
   __syncwarp();
   constexpr int kSumStride = kWidth + 4;
   static_assert(kMatrixRows * kSumStride * 4 <= kStages * kStageBytes);
@@ -181,16 +181,21 @@ __global__ void __launch_bounds__(kThreads, 2) stretch_kernel(const DecodeArgs a
     args.sums[at * h + d] = value;
     if (d == 0) args.states[at] = make_float2(now, total);
   }
-#endif
 }
 
 // -----------------------------------------------------------------------------------------------------------------------------------------
 
-template <int kWidth>
+template <class T, int kWidth>
 void launch(const DecodeArgs& args, cudaStream_t stream) {
   constexpr int kBytes = shared_bytes<kWidth>();
-  VLTUNE_CUDA(cudaFuncSetAttribute(stretch_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  stretch_kernel<kWidth><<<static_cast<unsigned>(args.kv_heads * args.row_blocks * args.stretches), kThreads, kBytes, stream>>>(args);
+  const auto kernel = stretch_kernel<T, kWidth>;
+  VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  kernel<<<static_cast<unsigned>(args.kv_heads * args.row_blocks * args.stretches), kThreads, kBytes, stream>>>(args);
+}
+
+template <class T>
+auto launch_of_width(int h) {
+  return h <= 32 ? launch<T, 32> : h <= 64 ? launch<T, 64> : h <= 96 ? launch<T, 96> : launch<T, 128>;
 }
 
 }  // namespace
@@ -199,13 +204,15 @@ bool takes_stretches_mma(const Cached& pass) {
   const auto aligned = [](std::initializer_list<const void*> pointers) {
     return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
   };
-  return pass.shape.dtype == DType::BF16 && takes_mma(device().capability(), pass.shape.head_dim) &&
+  // A block of sm_75 has no room for the stages of wide heads.
+  const bool has_room = pass.shape.head_dim <= 64 || device().capability() >= 80;
+  return takes_mma(pass.shape.dtype, pass.shape.head_dim) && has_room &&
          aligned({pass.q, pass.k, pass.v, pass.k_cache, pass.v_cache});
 }
 
-void stretches_mma(const OpCall& call, const DecodeArgs& args) {
-  const int h = args.head_dim;
-  (h <= 32 ? launch<32> : h <= 64 ? launch<64> : h <= 96 ? launch<96> : launch<128>)(args, stream_of(call));
+void stretches_mma(const OpCall& call, const DecodeArgs& args, DType dtype) {
+  const auto launch = dtype == DType::F16 ? launch_of_width<F16>(args.head_dim) : launch_of_width<Bf16>(args.head_dim);
+  launch(args, stream_of(call));
   check_launch(call);
 }
 

@@ -51,7 +51,7 @@ void row_sums_of(const OpCall& call, const Backward& pass) {
 }  // namespace
 
 void row_sums(const OpCall& call, const Backward& pass) {
-  pass.shape.dtype == DType::F32 ? row_sums_of<float>(call, pass) : row_sums_of<__nv_bfloat16>(call, pass);
+  with_activation(pass.shape.dtype, [&](auto tag) { row_sums_of<decltype(tag)>(call, pass); });
 }
 
 }  // namespace vltune::cuda::attn

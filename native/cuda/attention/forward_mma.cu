@@ -11,11 +11,11 @@
 namespace vltune::cuda::attn {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / 32, kKeys = 64, kStages = 2;
+constexpr int kThreads = 128, kWarps = kThreads / 32, kKeys = 64;
 
 struct Args {
-  const Bf16 *q, *k, *v;
-  Bf16* o;
+  const void *q, *k, *v;
+  void* o;
   float* lse;
   const int32_t *bounds, *past;
   int64_t capacity;
@@ -28,9 +28,10 @@ struct Args {
 template <int kTall>
 constexpr int kQueriesOf = kWarps * kTall * 16;
 
-template <int kWidth, int kTall>
+// kStages: of keys and values in shared memory. With one they are copied when all warps are done with those before.
+template <class T, int kWidth, int kTall, int kStages>
 __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
-#if __CUDA_ARCH__ >= 800
+  if constexpr (!kHasMma<T>) return;
   using Rows = TileOf<kWidth>;
   constexpr int kQueries = kQueriesOf<kTall>, kWarpRows = kTall * 16;
   extern __shared__ __align__(1024) char shared[];
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
   const int64_t row = tile.begin + tile.first, q_at = row * q_stride + int64_t{head} * h;
   const int queries = min(kQueries, tile.end - tile.begin - tile.first);
   const int64_t kv_at = tile.key_begin * kv_stride + int64_t{kv_head} * h;
-  const Bf16 *k = args.k + kv_at, *v = args.v + kv_at;
+  const T *q = static_cast<const T*>(args.q) + q_at, *k = static_cast<const T*>(args.k) + kv_at, *v = static_cast<const T*>(args.v) + kv_at;
   const float to_base_2 = args.scale * kLog2E;
 
   const uint32_t q_tile = shared_address(shared), first_stage = q_tile + Rows::bytes(kQueries);
@@ -54,9 +55,9 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
     const uint32_t to = first_stage + stage * kStageBytes;
     copy_rows<kWidth, kKeys, kThreads>(to, k + k0 * kv_stride, kv_stride, tile.keys - k0, h);
     copy_rows<kWidth, kKeys, kThreads>(to + Rows::bytes(kKeys), v + k0 * kv_stride, kv_stride, tile.keys - k0, h);
-    copies_end();
+    copy_async_commit();
   };
-  copy_rows<kWidth, kQueries, kThreads>(q_tile, args.q + q_at, q_stride, queries, h);
+  copy_rows<kWidth, kQueries, kThreads>(q_tile, q, q_stride, queries, h);
   copy_keys(0, 0);
 
   float o[kTall][kWidth / 8][4] = {}, most[kTall][2], sum[kTall][2];
@@ -75,14 +76,18 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
   const int all_see = args.causal ? min(tile.keys, warp_first + tile.offset + 1) : tile.keys;
   const int some_see = args.causal ? min(tile.keys, warp_first + kWarpRows + tile.offset) : tile.keys;
 
-  for (int k0 = 0, stage = 0; k0 < last_key; k0 += kKeys, stage ^= 1) {
-    copies_wait<0>();
+  for (int k0 = 0, stage = 0; k0 < last_key; k0 += kKeys, stage ^= kStages - 1) {
+    if (kStages == 1 && k0 > 0) {
+      __syncthreads();
+      copy_keys(k0, stage);
+    }
+    copy_async_wait<0>();
     __syncthreads();
-    if (k0 + kKeys < last_key) copy_keys(k0 + kKeys, stage ^ 1);
+    if (kStages == 2 && k0 + kKeys < last_key) copy_keys(k0 + kKeys, stage ^ 1);
     if (k0 >= some_see) continue;
 
     float p[kTall][kKeys / 8][4];
-    product_nt<kWidth, kTall, kKeys / 16>(p, q_address, k_address + stage * kStageBytes);
+    product_nt<T, kWidth, kTall, kKeys / 16>(p, q_address, k_address + stage * kStageBytes);
     if (k0 + kKeys > all_see) {
 #pragma unroll
       for (int i = 0; i < kTall; ++i)
@@ -131,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) o[i][j][e] *= shrink[i][e / 2];
     }
-    product_nn<kWidth, kTall, kKeys / 16>(o, p, v_address + stage * kStageBytes);
+    product_nn<T, kWidth, kTall, kKeys / 16>(o, p, v_address + stage * kStageBytes);
   }
 
   const int own = queries - warp * kWarpRows;  // of the warp's rows, those that are there
@@ -147,16 +152,16 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const Args args) {
         args.lse[int64_t{head} * args.tokens + row + warp * kWarpRows + r] = most[i][half] * kLn2 + logf(total);
       total = 1.0f / total;
     }
-  store_rows<kWidth, kTall>(o, sum, shared + Rows::bytes(warp * kWarpRows), args.o + q_at + warp * kWarpRows * q_stride, q_stride, own, h);
-#endif
+  T* to = static_cast<T*>(args.o) + q_at + warp * kWarpRows * q_stride;
+  store_rows<T, kWidth, kTall>(o, sum, shared + Rows::bytes(warp * kWarpRows), to, q_stride, own, h);
 }
 
 // -----------------------------------------------------------------------------------------------------------------------------------------
 
-template <int kWidth, int kTall>
+template <class T, int kWidth, int kTall, int kStages>
 void launch(const Args& args, int64_t tiles, cudaStream_t stream) {
   constexpr int kBytes = TileOf<kWidth>::bytes(kQueriesOf<kTall> + kStages * 2 * kKeys);
-  const auto kernel = forward_kernel<kWidth, kTall>;
+  const auto kernel = forward_kernel<T, kWidth, kTall, kStages>;
   VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
   kernel<<<static_cast<unsigned>(tiles * args.heads), kThreads, kBytes, stream>>>(args);
 }
@@ -167,11 +172,25 @@ int64_t tiles_of(const Forward& pass) {
   return pass.bounds ? most_tiles(pass.shape.tokens, pass.sequences, kQueries) : (pass.shape.tokens + kQueries - 1) / kQueries;
 }
 
-template <int kTall>
-void launch_for_width(const Forward& pass, const Args& args, cudaStream_t stream) {
-  const int h = args.head_dim;
-  const auto launch_it = h <= 32 ? launch<32, kTall> : h <= 64 ? launch<64, kTall> : h <= 96 ? launch<96, kTall> : launch<128, kTall>;
-  launch_it(args, tiles_of<kTall>(pass), stream);
+template <class T, int kTall>
+auto launch_of_width(int h) {
+  if constexpr (std::is_same_v<T, F16>) {
+    // A block of sm_75 has 64 KiB of shared memory: no room for the next keys beside these.
+    if (h > 64 && device().capability() < 80) return launch<T, 128, kTall, 1>;
+  }
+  return h <= 32   ? launch<T, 32, kTall, 2>
+         : h <= 64 ? launch<T, 64, kTall, 2>
+         : h <= 96 ? launch<T, 96, kTall, 2>
+                   : launch<T, 128, kTall, 2>;
+}
+
+template <class T>
+void launch_of(const OpCall& call, const Forward& pass, const Args& args) {
+  // Large tiles read less, small ones occupy more of the device.
+  const bool is_few = tiles_of<2>(pass) * args.heads < 3 * device().multiprocessors / 2;
+  if (is_few) launch_of_width<T, 1>(args.head_dim)(args, tiles_of<1>(pass), stream_of(call));
+  else launch_of_width<T, 2>(args.head_dim)(args, tiles_of<2>(pass), stream_of(call));
+  check_launch(call);
 }
 
 }  // namespace
@@ -181,15 +200,11 @@ bool forward_mma(const OpCall& call, const Forward& pass) {
   const auto aligned = [](std::initializer_list<const void*> pointers) {
     return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
   };
-  if (s.dtype != DType::BF16 || !takes_mma(device().capability(), s.head_dim) || !aligned({pass.q, pass.k, pass.v, pass.o})) return false;
-  const Args args{static_cast<const Bf16*>(pass.q), static_cast<const Bf16*>(pass.k), static_cast<const Bf16*>(pass.v),
-                  static_cast<Bf16*>(pass.o), pass.lse, pass.bounds, pass.past, pass.capacity, static_cast<int>(pass.sequences),
+  if (!takes_mma(s.dtype, s.head_dim) || !aligned({pass.q, pass.k, pass.v, pass.o})) return false;
+  const Args args{pass.q, pass.k, pass.v, pass.o, pass.lse, pass.bounds, pass.past, pass.capacity, static_cast<int>(pass.sequences),
                   static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.kv_heads), s.head_dim, s.causal, s.scale,
                   call.fault};
-  // Large tiles read less, small ones occupy more of the device.
-  const bool is_few = tiles_of<2>(pass) * s.heads < 3 * device().multiprocessors / 2;
-  (is_few ? launch_for_width<1> : launch_for_width<2>)(pass, args, stream_of(call));
-  check_launch(call);
+  (s.dtype == DType::F16 ? launch_of<F16> : launch_of<Bf16>)(call, pass, args);
   return true;
 }
 

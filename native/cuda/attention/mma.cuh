@@ -1,16 +1,17 @@
-// The matrix units of sm_80 and newer by mma.sync (m16n8k16, BF16 with F32 sums), and tiles in shared memory that feed them. A tile holds
-// rows of a head, in units of 16 bytes that are swizzled so that the eight rows of an ldmatrix lie in different banks. In an accumulator
-// thread t has the columns t % 4 * 2 and the next of the rows t / 4 (elements 0, 1) and t / 4 + 8 (elements 2, 3).
+// Products of tiles in shared memory by mma.sync, T being BF16 or F16. A tile holds rows of a head, in units of 16 bytes that are swizzled
+// so that the eight rows of an ldmatrix lie in different banks. In an accumulator thread t has the columns t % 4 * 2 and the next of the
+// rows t / 4 (elements 0, 1) and t / 4 + 8 (elements 2, 3).
 #pragma once
+#include "../mma.cuh"
 #include "tiles.cuh"
 
 namespace vltune::cuda::attn {
 
 constexpr int kMmaHeadDim = 128;  // the widest that the kernels take
 
-inline bool takes_mma(int capability, int head_dim) { return capability >= 80 && head_dim % 8 == 0 && head_dim <= kMmaHeadDim; }
-
-using Bf16 = __nv_bfloat16;
+inline bool takes_mma(DType dtype, int head_dim) {
+  return has_mma(dtype, device().capability()) && head_dim % 8 == 0 && head_dim <= kMmaHeadDim;
+}
 
 #ifdef __CUDACC__
 
@@ -25,13 +26,6 @@ struct TileOf {
   __device__ static uint32_t at(int row, int unit) { return row * kRowBytes + ((unit ^ key(row)) * 16); }
 };
 
-__device__ inline uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
-
-__device__ inline uint32_t pack(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(both);
-}
-
 // 2^x, results under 2^-126 as 0
 __device__ inline float power_of_two(float x) {
   float result;
@@ -39,42 +33,9 @@ __device__ inline float power_of_two(float x) {
   return result;
 }
 
-#if __CUDA_ARCH__ >= 800
-__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-// 16 bytes from device memory, or zeros.
-__device__ inline void copy_async(uint32_t to, const void* from, bool wanted) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0) : "memory");
-}
-__device__ inline void copy_float_async(uint32_t to, const float* from, bool wanted) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(wanted ? 4 : 0) : "memory");
-}
-__device__ inline void copies_end() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-template <int kPending>
-__device__ inline void copies_wait() {
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
-}
-
 // kRows rows of `width` elements to the tile at `to`; zeros from row `count` and element `width` on.
-template <int kWidth, int kRows, int kThreads>
-__device__ inline void copy_rows(uint32_t to, const Bf16* from, int64_t stride, int count, int width) {
+template <int kWidth, int kRows, int kThreads, class T>
+__device__ inline void copy_rows(uint32_t to, const T* from, int64_t stride, int count, int width) {
   using Tile = TileOf<kWidth>;
   constexpr int kCopies = (kRows * Tile::kUnits + kThreads - 1) / kThreads;
   constexpr bool kWhole = kRows * Tile::kUnits % kThreads == 0;  // every thread copies as many
@@ -82,13 +43,13 @@ __device__ inline void copy_rows(uint32_t to, const Bf16* from, int64_t stride, 
     constexpr int kStep = kThreads / Tile::kUnits;  // rows; a multiple of 8, so that the swizzle stays
     const int row = static_cast<int>(threadIdx.x) / Tile::kUnits, unit = static_cast<int>(threadIdx.x) % Tile::kUnits;
     const bool inside = unit * 8 < width;
-    const Bf16* at = from + row * stride + unit * 8;
+    const T* at = from + row * stride + unit * 8;
     const uint32_t first = to + Tile::at(row, unit);
 #pragma unroll
     for (int i = 0; i < kCopies; ++i, at += kStep * stride) {
       if (!kWhole && row + i * kStep >= kRows) break;
       const bool wanted = inside && row + i * kStep < count;
-      copy_async(first + i * kStep * Tile::kRowBytes, wanted ? at : from, wanted);
+      copy_async_16(first + i * kStep * Tile::kRowBytes, wanted ? at : from, wanted ? 16 : 0);
     }
   } else {
 #pragma unroll
@@ -96,7 +57,7 @@ __device__ inline void copy_rows(uint32_t to, const Bf16* from, int64_t stride, 
       const int copy = i * kThreads + static_cast<int>(threadIdx.x), row = copy / Tile::kUnits, unit = copy % Tile::kUnits;
       if (!kWhole && row >= kRows) break;
       const bool wanted = row < count && unit * 8 < width;
-      copy_async(to + Tile::at(row, unit), wanted ? from + row * stride + unit * 8 : from, wanted);
+      copy_async_16(to + Tile::at(row, unit), wanted ? from + row * stride + unit * 8 : from, wanted ? 16 : 0);
     }
   }
 }
@@ -114,7 +75,7 @@ __device__ inline uint32_t right_address(uint32_t tile) {
   const int lane = threadIdx.x % 32;
   return tile + TileOf<kWidth>::at(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 }
-//   For load_matrices_transposed the left address gives the B operand of A B, 16 rows (summed over) by 16 columns: two fragments likewise.
+//   For load_matrices_turned the left address gives the B operand of A B, 16 rows (summed over) by 16 columns: two fragments likewise.
 
 struct Nothing {
   __device__ void operator()(int) const {}
@@ -122,7 +83,7 @@ struct Nothing {
 
 // c[i][j] = A B^T over kWidth columns; A has kTall x 16 rows from `a` on (left), B kWide x 16 rows from `b` on (right). meanwhile(n) is
 // called after the n-th of kWidth / 16 * kWide parts of the product, with arithmetic that the matrix units do not wait for.
-template <int kWidth, int kTall, int kWide, class Meanwhile = Nothing>
+template <class T, int kWidth, int kTall, int kWide, class Meanwhile = Nothing>
 __device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, uint32_t b, Meanwhile&& meanwhile = {}) {
   constexpr int kStep = 16 * TileOf<kWidth>::kRowBytes;
 #pragma unroll
@@ -146,39 +107,39 @@ __device__ inline void product_nt(float (&c)[kTall][2 * kWide][4], uint32_t a, u
     }
 #pragma unroll
     for (int i = 0; i < kTall; ++i) {
-      mma(c[i][2 * j], left[k % 2][i], right[n % 2][0], right[n % 2][1]);
-      mma(c[i][2 * j + 1], left[k % 2][i], right[n % 2][2], right[n % 2][3]);
+      mma<T>(c[i][2 * j], left[k % 2][i], right[n % 2][0], right[n % 2][1]);
+      mma<T>(c[i][2 * j + 1], left[k % 2][i], right[n % 2][2], right[n % 2][3]);
     }
     meanwhile(n);
   }
 }
 
-// c += P B, P an accumulator rounded to BF16 with kDeep x 16 columns, B kDeep x 16 rows of kWidth columns from `b` on (left). meanwhile as
+// c += P B, P an accumulator rounded to T with kDeep x 16 columns, B kDeep x 16 rows of kWidth columns from `b` on (left). meanwhile as
 // above, for kDeep * kWidth / 16 parts.
-template <int kWidth, int kTall, int kDeep, class Meanwhile = Nothing>
+template <class T, int kWidth, int kTall, int kDeep, class Meanwhile = Nothing>
 __device__ inline void product_nn(float (&c)[kTall][kWidth / 8][4], const float (&p)[kTall][2 * kDeep][4], uint32_t b,
                                   Meanwhile&& meanwhile = {}) {
   constexpr int kStep = 16 * TileOf<kWidth>::kRowBytes;
   constexpr int kWide = kWidth / 16;
   uint32_t left[kTall][4], right[2][4];
-  load_matrices_transposed(right[0], b);
+  load_matrices_turned(right[0], b);
 #pragma unroll
   for (int n = 0; n < kDeep * kWide; ++n) {
     const int k = n / kWide, j = n % kWide, next_k = (n + 1) / kWide, next_j = (n + 1) % kWide;
-    if (next_k < kDeep) load_matrices_transposed(right[(n + 1) % 2], (b ^ (next_j * 32)) + next_k * kStep);
+    if (next_k < kDeep) load_matrices_turned(right[(n + 1) % 2], (b ^ (next_j * 32)) + next_k * kStep);
     if (j == 0) {
 #pragma unroll
       for (int i = 0; i < kTall; ++i) {
-        left[i][0] = pack(p[i][2 * k][0], p[i][2 * k][1]);
-        left[i][1] = pack(p[i][2 * k][2], p[i][2 * k][3]);
-        left[i][2] = pack(p[i][2 * k + 1][0], p[i][2 * k + 1][1]);
-        left[i][3] = pack(p[i][2 * k + 1][2], p[i][2 * k + 1][3]);
+        left[i][0] = pack_pair<T>(p[i][2 * k][0], p[i][2 * k][1]);
+        left[i][1] = pack_pair<T>(p[i][2 * k][2], p[i][2 * k][3]);
+        left[i][2] = pack_pair<T>(p[i][2 * k + 1][0], p[i][2 * k + 1][1]);
+        left[i][3] = pack_pair<T>(p[i][2 * k + 1][2], p[i][2 * k + 1][3]);
       }
     }
 #pragma unroll
     for (int i = 0; i < kTall; ++i) {
-      mma(c[i][2 * j], left[i], right[n % 2][0], right[n % 2][1]);
-      mma(c[i][2 * j + 1], left[i], right[n % 2][2], right[n % 2][3]);
+      mma<T>(c[i][2 * j], left[i], right[n % 2][0], right[n % 2][1]);
+      mma<T>(c[i][2 * j + 1], left[i], right[n % 2][2], right[n % 2][3]);
     }
     meanwhile(n);
   }
@@ -186,8 +147,8 @@ __device__ inline void product_nn(float (&c)[kTall][kWidth / 8][4], const float 
 
 // kTall x 16 rows of an accumulator, multiplied by factor[i][row half], rounded, and by way of the tile at `rows` (the warp's own) to
 // device memory.
-template <int kWidth, int kTall>
-__device__ inline void store_rows(const float (&c)[kTall][kWidth / 8][4], const float (&factor)[kTall][2], char* rows, Bf16* to,
+template <class T, int kWidth, int kTall>
+__device__ inline void store_rows(const float (&c)[kTall][kWidth / 8][4], const float (&factor)[kTall][2], char* rows, T* to,
                                   int64_t stride, int count, int width) {
   using Tile = TileOf<kWidth>;
   const int lane = threadIdx.x % 32;
@@ -199,7 +160,7 @@ __device__ inline void store_rows(const float (&c)[kTall][kWidth / 8][4], const 
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         *reinterpret_cast<uint32_t*>(rows + Tile::at(i * 16 + half * 8 + lane / 4, j) + lane % 4 * 4) =
-            pack(c[i][j][2 * half] * factor[i][half], c[i][j][2 * half + 1] * factor[i][half]);
+            pack_pair<T>(c[i][j][2 * half] * factor[i][half], c[i][j][2 * half + 1] * factor[i][half]);
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < kTall * 16 * Tile::kUnits / 32; ++i) {
@@ -209,7 +170,6 @@ __device__ inline void store_rows(const float (&c)[kTall][kWidth / 8][4], const 
   }
 }
 
-#endif  // sm_80
 #endif  // __CUDACC__
 
 }  // namespace vltune::cuda::attn

@@ -366,7 +366,7 @@ void for_kind(const Shape& shape, Launch&& launch) {
     else
       launch(d, std::integral_constant<int, 4>{});
   };
-  shape.dtype == DType::F32 ? with(float{}) : with(__nv_bfloat16{});
+  with_activation(shape.dtype, with);
 }
 
 unsigned blocks(int64_t tiles, int64_t heads) { return static_cast<unsigned>(tiles * heads); }

@@ -1,28 +1,16 @@
-// What the attention ops have in common on the host: their attributes and operands, and the ways there are to compute them.
-// Checks and messages are those of native/cpu/attention/shape.h; what bounds and past hold is looked at in the kernels.
+// What the attention ops have in common on the host: their shape, and the ways there are to compute them. What bounds and past hold is
+// looked at in the kernels.
 #pragma once
-#include "../../ops/attention.h"
-#include "../../ops/check.h"
+#include "../../ops/attention_checks.h"
 #include "../device.h"
 
 namespace vltune::cuda::attn {
 
-constexpr int kMaxHeadDim = 256;
-
-struct Shape {
-  int64_t tokens = 0, heads = 0, kv_heads = 0;
-  int head_dim = 0;
-  float scale = 1;
-  bool causal = true;
-  DType dtype = DType::F32;
-
+struct Shape : AttentionShape {
   int64_t group() const { return heads / kv_heads; }
   int64_t q_stride() const { return heads * head_dim; }
   int64_t kv_stride() const { return kv_heads * head_dim; }
 };
-
-// Reads the attributes; tokens and dtype are those of q.
-Shape shape_of(const OpCall& call, const Tensor& q);
 
 // A forward pass: over packed sequences if `bounds` is there, else of new tokens over a cache.
 struct Forward {
@@ -50,7 +38,7 @@ struct Backward {
 void forward_plain(const OpCall& call, const Forward& pass);
 void backward_plain(const OpCall& call, const Backward& pass);
 
-// Matrix units from sm_80, BF16 (forward_mma.cu, backward_mma.cu): false if they do not take this shape.
+// Matrix units, BF16 from sm_80 and F16 from sm_75 (forward_mma.cu, backward_mma.cu): false if they do not take this shape.
 bool forward_mma(const OpCall& call, const Forward& pass);
 bool backward_mma(const OpCall& call, const Backward& pass);
 

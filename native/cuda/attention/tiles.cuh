@@ -1,9 +1,8 @@
 // Which rows a block of threads works on. A grid is sized from the numbers of tokens and sequences alone, as the lengths lie in device
 // memory: every block looks for its tile in `bounds`, and there may be a few blocks too many.
 #pragma once
-#include <cuda_bf16.h>
-
-#include "../device.h"
+#include "../launch.cuh"
+#include "../vector.cuh"
 
 namespace vltune::cuda::attn {
 
@@ -129,41 +128,14 @@ __device__ bool find_cached_tile(const int32_t* past, int64_t capacity, int toke
   return true;
 }
 
-__device__ inline float to_float(float x) { return x; }
-__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <class D> __device__ D from_float(float x);
-template <> __device__ inline float from_float<float>(float x) { return x; }
-template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
-
-// A kernel may start before the former one on its stream has ended (Hopper and newer): the former says from when on, and it says itself
-// where it waits for the former's end. To be called by all threads.
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
-__device__ inline void wait_for_former() {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
-}
-
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
-// Launches a kernel that calls wait_for_former.
+// Launches a kernel that calls wait_for_previous.
 template <class Args>
 void launch_early(void (*kernel)(Args), const Args& args, int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = device().capability() >= 90 ? 1 : 0;
-  VLTUNE_CUDA(cudaLaunchKernelEx(&config, kernel, args));
+  LaunchConfig launch(stream, dim3(static_cast<unsigned>(blocks)), threads, shared_bytes);
+  launch.overlapping();
+  VLTUNE_CUDA(cudaLaunchKernelEx(&launch.config, kernel, args));
 }
 #endif
 

@@ -11,11 +11,12 @@
 
 #include <array>
 #include <cstdlib>
-#include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "../lru_cache.h"
 #include "gemm.h"
 
 namespace vltune::cuda {
@@ -169,16 +170,26 @@ struct Chosen {
   Described product = nullptr, a = nullptr, b = nullptr, c = nullptr;
   Algorithm algorithm;
   bool found = false;
+
+  Chosen() = default;
+  Chosen(const Chosen&) = delete;
+  Chosen& operator=(const Chosen&) = delete;
+  ~Chosen() {
+    const Library& l = library();
+    l.destroy_product(product);
+    for (Described layout : {a, b, c}) l.destroy_layout(layout);
+  }
 };
 
-int type_of(DType dtype) { return dtype == DType::F32 ? CUDA_R_32F : CUDA_R_16BF; }
+int type_of(DType dtype) { return dtype == DType::F32 ? CUDA_R_32F : dtype == DType::F16 ? CUDA_R_16F : CUDA_R_16BF; }
 int alignment_of(const void* pointer) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   return address % 256 == 0 ? 256 : address % 16 == 0 ? 16 : address % 8 == 0 ? 8 : address % 4 == 0 ? 4 : 2;
 }
 
-Chosen choose(const Library& l, const Shape& s) {
-  Chosen c;
+std::unique_ptr<Chosen> choose(const Library& l, const Shape& s) {
+  auto chosen = std::make_unique<Chosen>();
+  Chosen& c = *chosen;
   const auto set = [&](int attribute, int32_t value) { l.set_product(c.product, attribute, &value, sizeof value); };
   l.create_product(&c.product, kComputeF32, CUDA_R_32F);
   set(kTransposeA, s.b_is_nk ? kTransposed : kPlain);
@@ -208,32 +219,24 @@ Chosen choose(const Library& l, const Shape& s) {
       c.algorithm = candidates[i].algorithm;
       c.found = true;
     }
-  return c;
+  return chosen;
 }
 
-// Shapes of a run are few, but row counts of packed batches vary from step to step: what was chosen longest ago is not sought out, the
-// whole list is dropped at this length.
-constexpr size_t kMostKept = 4096;
+// Shapes of a run are few, but for the row counts of packed batches, which differ from step to step: two dozen shapes each.
+constexpr size_t kMostKept = 1024;
 
 std::mutex mutex;
-std::map<std::array<int64_t, 14>, Chosen> kept;
 
-bool product(const OpCall& call, const Shape& s, const void* a, const void* b, const void* bias, void* c) {
+// The choice for a shape. To be called, and what it returns used, under the mutex.
+const Chosen& chosen_for(const Shape& s) {
+  // Never destroyed: at the process's end the library may be gone before.
+  static auto& kept = *new LruCache<decltype(s.key()), std::unique_ptr<Chosen>>(kMostKept);
+  const std::unique_ptr<Chosen>* found = kept.find(s.key());
+  return found ? **found : *kept.insert(s.key(), choose(library(), s));
+}
+
+void run(const OpCall& call, const Shape& s, const Chosen& chosen, const void* a, const void* b, const void* bias, void* c) {
   const Library& l = library();
-  const std::lock_guard<std::mutex> lock(mutex);
-  auto found = kept.find(s.key());
-  if (found == kept.end()) {
-    if (kept.size() >= kMostKept) {
-      for (auto& [key, old] : kept) {
-        l.destroy_product(old.product);
-        for (Described d : {old.a, old.b, old.c}) l.destroy_layout(d);
-      }
-      kept.clear();
-    }
-    found = kept.emplace(s.key(), choose(l, s)).first;
-  }
-  const Chosen& chosen = found->second;
-  if (!chosen.found) return false;
   if (s.has_bias) l.set_product(chosen.product, kBiasPointer, &bias, sizeof bias);
   const float one = 1, beta = s.adds ? 1.0f : 0.0f;
   const AllowInCapture allowed;  // a kernel of the library may be loaded now
@@ -241,7 +244,6 @@ bool product(const OpCall& call, const Shape& s, const void* a, const void* b, c
                                  &chosen.algorithm, l.workspace, kWorkspaceBytes, stream_of(call));
   VLTUNE_CHECK(status == 0, "ERR_DEVICE", "%s: cuBLASLt gave status %d for a product of %lld x %lld x %lld", call.op, status,
                static_cast<long long>(s.m), static_cast<long long>(s.n), static_cast<long long>(s.k));
-  return true;
 }
 
 }  // namespace
@@ -255,26 +257,26 @@ bool gemm_cublaslt(const OpCall& call, const Gemm& g) {
   const bool second = g.k2 > 0;
   Shape s{g.m, g.n, g.k, g.lda, g.ldb, g.ldc, type_of(g.dtype), type_of(g.c_dtype), type_of(g.bias_dtype), g.a_is_km, g.b_is_nk,
           g.bias != nullptr, g.accumulate || second, {alignment_of(g.a), alignment_of(g.b), alignment_of(g.c)}};
-  if (!second) return product(call, s, g.a, g.b, g.bias, g.c);
-  // The second run first: its terms are the smaller ones, so that C rounded in between loses the least.
-  Shape t = s;
-  t.k = g.k2;
-  t.lda = g.lda2;
-  t.ldb = g.ldb2;
-  t.has_bias = false;
-  t.adds = g.accumulate;
-  t.alignment[0] = alignment_of(g.a2);
-  t.alignment[1] = alignment_of(g.b2);
-  {
-    // Both products are known to be taken before either runs.
-    const std::lock_guard<std::mutex> lock(mutex);
-    for (const Shape& each : {t, s}) {
-      auto found = kept.find(each.key());
-      if (found == kept.end()) found = kept.emplace(each.key(), choose(library(), each)).first;
-      if (!found->second.found) return false;
-    }
+  // Both products are known to be taken before either runs.
+  const std::lock_guard<std::mutex> lock(mutex);
+  const Chosen& chosen = chosen_for(s);
+  if (!chosen.found) return false;
+  if (second) {
+    // The second run first: its terms are the smaller ones, so that C rounded in between loses the least.
+    Shape t = s;
+    t.k = g.k2;
+    t.lda = g.lda2;
+    t.ldb = g.ldb2;
+    t.has_bias = false;
+    t.adds = g.accumulate;
+    t.alignment[0] = alignment_of(g.a2);
+    t.alignment[1] = alignment_of(g.b2);
+    const Chosen& chosen_second = chosen_for(t);
+    if (!chosen_second.found) return false;
+    run(call, t, chosen_second, g.a2, g.b2, nullptr, g.c);
   }
-  return product(call, t, g.a2, g.b2, nullptr, g.c) && product(call, s, g.a, g.b, g.bias, g.c);
+  run(call, s, chosen, g.a, g.b, g.bias, g.c);
+  return true;
 }
 
 }  // namespace vltune::cuda

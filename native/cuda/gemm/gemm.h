@@ -10,7 +10,7 @@ namespace vltune::cuda {
 
 struct Gemm {
   int64_t m, n, k;
-  DType dtype;                   // of A, B, A2 and B2: F32 (products in F32, never TF32) or BF16 (accumulated in F32)
+  DType dtype;                   // of A, B, A2 and B2: F32 (products in F32, never TF32), BF16 or F16 (accumulated in F32)
   const void* a; int64_t lda;    // elements between rows
   const void* b; int64_t ldb;
   bool b_is_nk;
@@ -18,10 +18,10 @@ struct Gemm {
   int64_t k2 = 0;
   const void* a2 = nullptr; int64_t lda2 = 0;
   const void* b2 = nullptr; int64_t ldb2 = 0;
-  const void* bias = nullptr;    // F32 or BF16 [n], or none
+  const void* bias = nullptr;    // F32, BF16 or F16 [n], or none
   DType bias_dtype = DType::F32;
   void* c; int64_t ldc;
-  DType c_dtype;                 // F32 or BF16; rounded once
+  DType c_dtype;                 // F32 or dtype; rounded once
   bool accumulate = false;       // C += instead of C =
   bool a_is_km = false;          // A lies [k,m] (dW = dY^T X); A2 too
 };
@@ -33,7 +33,7 @@ void gemm(const OpCall& call, const Gemm& product);
 bool gemm_sm90(const OpCall& call, const Gemm& product);
 // cuBLASLt, opened at run time (blas.cu): false if there is no library. The second run is a second product that accumulates.
 bool gemm_cublaslt(const OpCall& call, const Gemm& product);
-// Our own kernels for any device: mma.sync from sm_80 (BF16), plain FMAs otherwise (gemm_simt.cu).
+// Our own kernels for any device: mma.sync (BF16 from sm_80, F16 from sm_75), plain FMAs otherwise (gemm_simt.cu).
 void gemm_plain(const OpCall& call, const Gemm& product);
 
 }  // namespace vltune::cuda

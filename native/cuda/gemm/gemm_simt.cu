@@ -1,4 +1,4 @@
-// Products that need no library: F32 by FMAs on any device, BF16 by mma.sync from sm_80 on, by FMAs on converted values before.
+// Products that need no library: F32 by FMAs on any device, F16 by mma.sync, BF16 by it from sm_80 on, by FMAs on converted values before.
 // An element's sum runs along K in ascending order, whatever the launch.
 #include <algorithm>
 
@@ -26,27 +26,28 @@ struct Job {
   Run runs[2];
   int64_t m, n;
   const void* bias;
+  DType bias_dtype;
   void* c;
   int64_t ldc;
-  bool bias_is_bf16, c_is_bf16, accumulate;
+  bool c_is_f32, accumulate;
 };
 
 // C[row][column..] of `values`, as far as the matrix goes.
-template <int kCount> __device__ inline void finish(const Job& job, int64_t row, int64_t column, const float (&values)[kCount]) {
+template <class T, int kCount> __device__ inline void finish(const Job& job, int64_t row, int64_t column, const float (&values)[kCount]) {
   if (row >= job.m) return;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int64_t j = column + i;
     if (j >= job.n) return;
     float v = values[i];
-    if (job.bias) v += job.bias_is_bf16 ? to_float(static_cast<const Bf16*>(job.bias)[j]) : static_cast<const float*>(job.bias)[j];
+    if (job.bias) v += element_of(job.bias, job.bias_dtype, j);
     const int64_t at = row * job.ldc + j;
-    if (job.c_is_bf16) {
-      Bf16* c = static_cast<Bf16*>(job.c);
-      c[at] = from_float<Bf16>(job.accumulate ? to_float(c[at]) + v : v);
-    } else {
+    if (job.c_is_f32) {
       float* c = static_cast<float*>(job.c);
       c[at] = job.accumulate ? c[at] + v : v;
+    } else {
+      T* c = static_cast<T*>(job.c);
+      c[at] = from_float<T>(job.accumulate ? to_float(c[at]) + v : v);
     }
   }
 }
@@ -139,7 +140,7 @@ template <class T, bool kAisKm, bool kBisNk> __global__ void __launch_bounds__(k
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float part[4] = {sum[i][4 * half], sum[i][4 * half + 1], sum[i][4 * half + 2], sum[i][4 * half + 3]};
-      finish(job, row0 + down + i % 4 + 64 * (i / 4), column0 + across + 64 * half, part);
+      finish<T>(job, row0 + down + i % 4 + 64 * (i / 4), column0 + across + 64 * half, part);
     }
 }
 
@@ -158,20 +159,21 @@ template <bool kAlong> __device__ inline int chunk_at(int outer, int inner) {
   else return inner * 256 + ((outer / 8) ^ (inner & 7)) * 16;                       // rows of 128 across
 }
 
-template <bool kAlong> __device__ inline void fill(const Side& side, uint32_t to, int64_t first, int64_t limit, int64_t k0, int64_t k) {
+template <class T, bool kAlong>
+__device__ inline void fill(const Side& side, uint32_t to, int64_t first, int64_t limit, int64_t k0, int64_t k) {
 #pragma unroll
   for (int i = 0; i < kSideBytes / 16 / kThreads; ++i) {
     const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
     const int outer = kAlong ? chunk / 4 : chunk % 16 * 8, inner = kAlong ? chunk % 4 * 8 : chunk / 16;
     const int64_t o = first + outer, p = k0 + inner;
     const int64_t there = kAlong ? (o < limit ? k - p : 0) : (p < k ? limit - o : 0);
-    const Bf16* from = static_cast<const Bf16*>(side.data) + (there <= 0 ? 0 : kAlong ? o * side.ld + p : p * side.ld + o);
+    const T* from = static_cast<const T*>(side.data) + (there <= 0 ? 0 : kAlong ? o * side.ld + p : p * side.ld + o);
     copy_async_16(to + chunk_at<kAlong>(outer, inner), from, there <= 0 ? 0 : there >= 8 ? 16 : static_cast<int>(there) * 2);
   }
 }
 
-template <bool kAisKm, bool kBisNk> __global__ void __launch_bounds__(kThreads) mma_kernel(Job job) {
-#if __CUDA_ARCH__ >= 800
+template <class T, bool kAisKm, bool kBisNk> __global__ void __launch_bounds__(kThreads) mma_kernel(Job job) {
+  if constexpr (!kHasMma<T>) return;
   extern __shared__ __align__(128) unsigned char slabs_of[];
   const uint32_t shared = shared_address(slabs_of);
   const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kTile, column0 = static_cast<int64_t>(blockIdx.x) * kTile;
@@ -183,8 +185,8 @@ template <bool kAisKm, bool kBisNk> __global__ void __launch_bounds__(kThreads) 
       const Run& run = job.runs[s >= slabs0];
       const int64_t k0 = (s >= slabs0 ? s - slabs0 : s) * kDepth;
       const uint32_t to = shared + static_cast<int>(s % kStages) * 2 * kSideBytes;
-      fill<!kAisKm>(run.a, to, row0, job.m, k0, run.k);
-      fill<kBisNk>(run.b, to + kSideBytes, column0, job.n, k0, run.k);
+      fill<T, !kAisKm>(run.a, to, row0, job.m, k0, run.k);
+      fill<T, kBisNk>(run.b, to + kSideBytes, column0, job.n, k0, run.k);
     }
     copy_async_commit();
   };
@@ -214,7 +216,7 @@ template <bool kAisKm, bool kBisNk> __global__ void __launch_bounds__(kThreads) 
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) mma<T>(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
   }
 #pragma unroll
@@ -224,16 +226,14 @@ template <bool kAisKm, bool kBisNk> __global__ void __launch_bounds__(kThreads) 
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float part[2] = {sum[i][j][2 * half], sum[i][j][2 * half + 1]};
-        finish(job, row0 + down + 16 * i + lane / 4 + 8 * half, column0 + across + 8 * j + lane % 4 * 2, part);
+        finish<T>(job, row0 + down + 16 * i + lane / 4 + 8 * half, column0 + across + 8 * j + lane % 4 * 2, part);
       }
-#endif
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
 Side side_of(DType dtype, const void* data, int64_t ld) {
-  const int64_t bytes = dtype == DType::BF16 ? 2 : 4;
-  return {data, ld, all_aligned(16, data) && ld * bytes % 16 == 0};
+  return {data, ld, all_aligned(16, data) && dtype_bytes(dtype, ld) % 16 == 0};
 }
 
 constexpr int64_t kStretch = 16384;  // along K
@@ -243,9 +243,14 @@ template <class T> Kernel fma_for(const Gemm& g) {
   if (g.a_is_km) return g.b_is_nk ? fma_kernel<T, true, true> : fma_kernel<T, true, false>;
   return g.b_is_nk ? fma_kernel<T, false, true> : fma_kernel<T, false, false>;
 }
-Kernel mma_for(const Gemm& g) {
-  if (g.a_is_km) return g.b_is_nk ? mma_kernel<true, true> : mma_kernel<true, false>;
-  return g.b_is_nk ? mma_kernel<false, true> : mma_kernel<false, false>;
+template <class T> Kernel mma_for(const Gemm& g) {
+  if (g.a_is_km) return g.b_is_nk ? mma_kernel<T, true, true> : mma_kernel<T, true, false>;
+  return g.b_is_nk ? mma_kernel<T, false, true> : mma_kernel<T, false, false>;
+}
+Kernel kernel_for(const Gemm& g, bool mma) {
+  if (g.dtype == DType::F32) return fma_for<float>(g);
+  if (g.dtype == DType::F16) return mma ? mma_for<F16>(g) : fma_for<F16>(g);
+  return mma ? mma_for<Bf16>(g) : fma_for<Bf16>(g);
 }
 
 }  // namespace
@@ -269,10 +274,10 @@ void gemm_plain(const OpCall& call, const Gemm& g) {
   }
   Job job{{{side_of(g.dtype, g.a, g.lda), side_of(g.dtype, g.b, g.ldb), g.k},
            {side_of(g.dtype, g.a2, g.lda2), side_of(g.dtype, g.b2, g.ldb2), g.k2}},
-          g.m, g.n, g.bias, g.c, g.ldc, g.bias_dtype == DType::BF16, g.c_dtype == DType::BF16, g.accumulate};
+          g.m, g.n, g.bias, g.bias_dtype, g.c, g.ldc, g.c_dtype == DType::F32, g.accumulate};
   const auto wide = [](const Run& run) { return run.k == 0 || (run.a.wide && run.b.wide); };
-  const bool mma = g.dtype == DType::BF16 && device().capability() >= 80 && wide(job.runs[0]) && wide(job.runs[1]);
-  const Kernel kernel = mma ? mma_for(g) : g.dtype == DType::BF16 ? fma_for<Bf16>(g) : fma_for<float>(g);
+  const bool mma = has_mma(g.dtype, device().capability()) && wide(job.runs[0]) && wide(job.runs[1]);
+  const Kernel kernel = kernel_for(g, mma);
   const size_t bytes = mma ? kMmaBytes : 0;
   if (mma) VLTUNE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMmaBytes));
   // Grids have at most 65,535 rows of blocks.
@@ -281,8 +286,8 @@ void gemm_plain(const OpCall& call, const Gemm& g) {
     Job part = job;
     part.m = std::min(kMostRows, g.m - row);
     for (Run& run : part.runs)
-      if (run.k) run.a.data = static_cast<const char*>(run.a.data) + row * (g.a_is_km ? 1 : run.a.ld) * (g.dtype == DType::BF16 ? 2 : 4);
-    part.c = static_cast<char*>(part.c) + row * g.ldc * (part.c_is_bf16 ? 2 : 4);
+      if (run.k) run.a.data = static_cast<const char*>(run.a.data) + dtype_bytes(g.dtype, row * (g.a_is_km ? 1 : run.a.ld));
+    part.c = static_cast<char*>(part.c) + dtype_bytes(g.c_dtype, row * g.ldc);
     const dim3 grid(static_cast<unsigned>(ceil_div(g.n, kTile)), static_cast<unsigned>(ceil_div(part.m, kTile)));
     kernel<<<grid, kThreads, bytes, stream_of(call)>>>(part);
     check_launch(call);

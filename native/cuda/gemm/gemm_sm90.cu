@@ -487,6 +487,7 @@ bool gemm_sm90_with(const OpCall& call, const Gemm& g, const Sm90Plan& plan) {
 
 bool gemm_sm90(const OpCall& call, const Gemm& product) {
   if (!device().sm90a() || product.dtype != DType::BF16 || sm90::tensor_map_encoder() == nullptr) return false;
+  if (product.bias && product.bias_dtype == DType::F16) return false;
   return gemm_sm90_with(call, product, sm90_plan(product.m, product.n, product.k, device().multiprocessors));
 }
 

@@ -1,15 +1,22 @@
 // The tables behind NF4 storage and 8-bit state, as bitsandbytes has them (functional.py: get_4bit_type("nf4"), create_dynamic_map).
-// Literals, because the maps' last bits depend on how torch rounds linspace. Each source that looks at one has a copy of its own.
+// Literals, because the maps' last bits depend on how torch rounds linspace. Each source that looks at one has a copy of its own, in the
+// memory of the device that it is compiled for.
 #pragma once
 
-namespace vltune::cuda {
+#ifdef __CUDACC__
+#define VLTUNE_TABLE [[maybe_unused]] static __device__ constexpr
+#else
+#define VLTUNE_TABLE [[maybe_unused]] alignas(64) static constexpr
+#endif
 
-[[maybe_unused]] static __device__ constexpr float kNf4Code[16] = {
+namespace vltune {
+
+VLTUNE_TABLE float kNf4Code[16] = {
     -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
 
-[[maybe_unused]] static __device__ constexpr float kDynamicMapSigned[256] = {
+VLTUNE_TABLE float kDynamicMapSigned[256] = {
     -0.992968738f, -0.978906274f, -0.96484375f, -0.950781226f, -0.936718762f, -0.922656238f, -0.908593774f, -0.89453125f,
     -0.880468726f, -0.866406262f, -0.852343738f, -0.838281274f, -0.82421875f, -0.810156226f, -0.796093762f, -0.782031238f,
     -0.767968774f, -0.75390625f, -0.739843726f, -0.725781262f, -0.711718798f, -0.697656274f, -0.68359375f, -0.669531226f,
@@ -24,8 +31,7 @@ namespace vltune::cuda {
     -0.0310937501f, -0.028281251f, -0.0254687499f, -0.0226562507f, -0.0198437516f, -0.0170312505f, -0.0142187504f, -0.0114062503f,
     -0.00971874967f, -0.00915624946f, -0.00859375019f, -0.00803124998f, -0.00746874977f, -0.00690625003f, -0.00634374982f, -0.00578125007f,
     -0.00521875033f, -0.00465624966f, -0.00409374991f, -0.00353124971f, -0.00296874996f, -0.00240624999f, -0.00184375001f, -0.00128124992f,
-    -0.000943750085f, -0.000831249985f, -0.00071875006f, -0.000606250076f,
-    -0.000493750034f, -0.000381250022f, -0.000268750038f, -0.000156250011f,
+    -0.000943750085f, -0.000831249985f, -0.00071875006f, -0.000606250076f, -0.000493750034f, -0.000381250022f, -0.000268750038f, -0.000156250011f,
     -8.87499991e-05f, -6.62500024e-05f, -4.37499984e-05f, -2.12499981e-05f, -7.7499999e-06f, -3.25000019e-06f, -5.50000038e-07f, 0.0f,
     5.50000038e-07f, 3.25000019e-06f, 7.7499999e-06f, 2.12499981e-05f, 4.37499984e-05f, 6.62500024e-05f, 8.87499991e-05f, 0.000156250011f,
     0.000268750038f, 0.000381250022f, 0.000493750034f, 0.000606250076f, 0.00071875006f, 0.000831249985f, 0.000943750085f, 0.00128124992f,
@@ -45,7 +51,7 @@ namespace vltune::cuda {
     0.908593774f, 0.922656238f, 0.936718762f, 0.950781226f, 0.96484375f, 0.978906274f, 0.992968738f, 1.0f,
 };
 
-[[maybe_unused]] static __device__ constexpr float kDynamicMapUnsigned[256] = {
+VLTUNE_TABLE float kDynamicMapUnsigned[256] = {
     0.0f, 3.2500003e-07f, 7.75e-07f, 2.1249998e-06f, 4.3749997e-06f, 6.625e-06f, 8.874999e-06f, 1.5624999e-05f,
     2.6875001e-05f, 3.8125e-05f, 4.9374998e-05f, 6.0625003e-05f, 7.1875e-05f, 8.312499e-05f, 9.4375e-05f, 0.000128125f,
     0.000184375f, 0.00024062501f, 0.00029687502f, 0.00035312498f, 0.00040937503f, 0.00046562502f, 0.00052187504f, 0.000578125f,
@@ -80,4 +86,6 @@ namespace vltune::cuda {
     0.9542968f, 0.96132815f, 0.96835935f, 0.9753907f, 0.9824219f, 0.9894531f, 0.9964844f, 1.0f,
 };
 
-}  // namespace vltune::cuda
+#undef VLTUNE_TABLE
+
+}  // namespace vltune
