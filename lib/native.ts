@@ -222,10 +222,12 @@ export interface Addon {
   ): Promise<Float64Array>;
 
   /**
-   * Frames (RGB bytes of one size) to rows of patches, off the main thread and on all threads. The frames must neither change nor be
-   * transferred to another thread until the promise settles.
+   * Frames (RGB bytes of one size) to rows of patches in `out`, off the main thread. Neither may be changed or transferred to another
+   * thread until the promise settles.
    */
-  imagePatches(frames: readonly Uint8Array[], layout: PatchLayout): Promise<Float32Array>;
+  imagePatches(frames: readonly Uint8Array[], layout: PatchLayout, out: Float32Array): Promise<void>;
+  /** Zeros in memory of its own, in huge pages where there are such: touching a large array for the first time takes a third as long. */
+  largeArray(length: number): Float32Array;
 
   cpuInfo(): CpuInfo;
   setThreads(threads: number): void;

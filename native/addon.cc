@@ -28,6 +28,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("profile", profile);
   add("timeOp", time_op);
   add("imagePatches", image_patches);
+  add("largeArray", large_array);
   add("cpuInfo", cpu_info);
   add("setThreads", set_threads);
   add("memory", memory);

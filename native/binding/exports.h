@@ -26,6 +26,7 @@ Napi::Value profile(const Napi::CallbackInfo& info);
 Napi::Value time_op(const Napi::CallbackInfo& info);
 // image.cc
 Napi::Value image_patches(const Napi::CallbackInfo& info);
+Napi::Value large_array(const Napi::CallbackInfo& info);
 // machine.cc
 Napi::Value op_names(const Napi::CallbackInfo& info);
 Napi::Value cpu_info(const Napi::CallbackInfo& info);

@@ -1,8 +1,9 @@
 #include "../ops/image_patches.h"
 
-#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 
 #include "convert.h"
 #include "exports.h"
@@ -13,16 +14,14 @@ namespace {
 
 constexpr size_t kLongestSide = 1 << 20;
 constexpr size_t kLargestPatch = 4096;
-// From here on memory is a storage's, in huge pages; below, the heap's, whose pages have been touched before.
-constexpr size_t kLargeResult = size_t{8} << 20;
+constexpr size_t kLongestArray = size_t{1} << 32;
 
-// Tables are copied (they are small), frames are not: a reference keeps each alive.
+// Tables are copied (they are small), frames and patches are not: a reference keeps each alive.
 struct ImageWork {
   std::vector<Napi::ObjectReference> keep;
   std::vector<int32_t> numbers[2][2];  // of columns and rows: starts, weights
   Resampling columns, rows;
   std::vector<float> table;
-  std::shared_ptr<float> out;
   ImagePatches patches;
 };
 
@@ -83,6 +82,16 @@ void read_frames(const Napi::Value& value, ImageWork& work) {
   }
 }
 
+void read_out(const Napi::Value& value, ImageWork& work) {
+  VLTUNE_CHECK(value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float32_array, "ERR_ARGUMENT",
+               "out: expected a Float32Array");
+  const auto [data, bytes] = view_argument(value, "out");
+  const auto expected = static_cast<size_t>(work.patches.out_numel());
+  VLTUNE_CHECK(bytes / sizeof(float) == expected, "ERR_SHAPE", "out: %zu numbers, expected %zu", bytes / sizeof(float), expected);
+  work.keep.push_back(Napi::Persistent(value.As<Napi::Object>()));
+  work.patches.out = reinterpret_cast<float*>(data);
+}
+
 std::shared_ptr<ImageWork> read_work(const Napi::CallbackInfo& info) {
   auto work = std::make_shared<ImageWork>();
   ImagePatches& patches = work->patches;
@@ -104,44 +113,31 @@ std::shared_ptr<ImageWork> read_work(const Napi::CallbackInfo& info) {
   VLTUNE_CHECK(work->table.size() == kColors * 256, "ERR_SHAPE", "table: expected %d numbers, got %zu", kColors * 256, work->table.size());
   patches.table = work->table.data();
   read_frames(info[0], *work);
+  read_out(info[2], *work);
   return work;
-}
-
-std::shared_ptr<float> result_memory(size_t count) {
-  if (count * sizeof(float) < kLargeResult) return {new float[count], std::default_delete<float[]>()};
-  const auto storage = Storage::allocate(count * sizeof(float), Device::Cpu);
-  return {storage, reinterpret_cast<float*>(storage->data())};
-}
-
-// The numbers as an ArrayBuffer, without a copy where the engine takes memory from outside.
-napi_value to_array(napi_env env, const ImageWork& work) {
-  const size_t bytes = static_cast<size_t>(work.patches.out_numel()) * sizeof(float);
-  napi_value buffer = nullptr, array = nullptr;
-  auto owner = std::make_unique<std::shared_ptr<float>>(work.out);
-  const auto free_memory = [](napi_env, void*, void* owned) { delete static_cast<std::shared_ptr<float>*>(owned); };
-  if (napi_create_external_arraybuffer(env, work.out.get(), bytes, free_memory, owner.get(), &buffer) == napi_ok) {
-    owner.release();
-  } else {
-    void* copy = nullptr;
-    if (napi_create_arraybuffer(env, bytes, &copy, &buffer) != napi_ok) return nullptr;
-    std::memcpy(copy, work.out.get(), bytes);
-  }
-  return napi_create_typedarray(env, napi_float32_array, bytes / sizeof(float), buffer, 0, &array) == napi_ok ? array : nullptr;
 }
 
 }  // namespace
 
+Napi::Value large_array(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const napi_env env = info.Env();
+    const size_t length = bytes_argument(info[0], "length");
+    VLTUNE_CHECK(length >= 1 && length <= kLongestArray, "ERR_ARGUMENT", "length: expected 1 to %zu, got %zu", kLongestArray, length);
+    auto owner = std::make_unique<std::shared_ptr<Storage>>(Storage::allocate(length * sizeof(float), Device::Cpu));
+    const auto free_memory = [](napi_env, void*, void* owned) { delete static_cast<std::shared_ptr<Storage>*>(owned); };
+    napi_value buffer = nullptr;
+    if (napi_create_external_arraybuffer(env, (*owner)->data(), length * sizeof(float), free_memory, owner.get(), &buffer) != napi_ok)
+      return Napi::Float32Array::New(env, length);  // an engine that takes no memory from outside
+    owner.release();
+    return Napi::Float32Array::New(env, length, Napi::ArrayBuffer(env, buffer), 0);
+  });
+}
+
 Napi::Value image_patches(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     auto work = read_work(info);
-    return PromiseWorker::start(
-        info.Env(),
-        [work] {
-          work->out = result_memory(static_cast<size_t>(work->patches.out_numel()));
-          work->patches.out = work->out.get();
-          cpu::image_patches(work->patches);
-        },
-        {}, [work](napi_env env) { return to_array(env, *work); });
+    return PromiseWorker::start(info.Env(), [work] { cpu::image_patches(work->patches); });
   });
 }
 

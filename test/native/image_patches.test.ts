@@ -103,7 +103,11 @@ for (const { size, resized, taps = [3, 4], patch = [2, 2, 2], frames: count = 1 
         temporalPatchSize: patch[2],
       };
       const frames = Array.from({ length: count }, () => Uint8Array.from({ length: width * height * 3 }, () => below(256)));
-      t.deepEqual(await addon().imagePatches(frames, layout), reference(frames, layout));
+      const expected = reference(frames, layout);
+      const out = new Float32Array(expected.length + 2).fill(-1);
+      await addon().imagePatches(frames, layout, out.subarray(1, -1));
+      t.deepEqual(out.subarray(1, -1), expected);
+      t.deepEqual([out[0], out.at(-1)], [-1, -1], 'nothing is written beside it');
     });
   }
 }
@@ -117,11 +121,22 @@ test('what would read outside a frame, or overflow, is refused', (t) => {
   const way = (starts: number[], weights: number[], shift = 8) => ({
     ...{ starts: Int32Array.from(starts), weights: Int32Array.from(weights), shift },
   });
-  const refuses = (frames: unknown, change: object, code: string, message: RegExp) =>
-    t.throws(() => addon().imagePatches(frames as Uint8Array[], { ...layout, ...change }), { code, message });
+  const refuses = (
+    frames: unknown,
+    change: object,
+    code: string,
+    message: RegExp,
+    out: unknown = new Float32Array(2 * 8 * 8 * 3),
+  ) =>
+    t.throws(() => addon().imagePatches(frames as Uint8Array[], { ...layout, ...change }, out as Float32Array), {
+      code,
+      message,
+    });
   refuses([], {}, 'ERR_ARGUMENT', /frames: expected a list of at least one/);
   refuses([frame, frame.subarray(1)], {}, 'ERR_SHAPE', /frame 1 has 191 bytes, expected 192/);
   refuses([7], {}, 'ERR_ARGUMENT', /frames: expected a typed array/);
+  refuses([frame], {}, 'ERR_SHAPE', /out: 383 numbers, expected 384/, new Float32Array(383));
+  refuses([frame], {}, 'ERR_ARGUMENT', /out: expected a Float32Array/, new Uint8Array(4 * 384));
   refuses([frame], { width: 0 }, 'ERR_ARGUMENT', /width: expected 1 to/);
   refuses([frame], { patchSize: 3 }, 'ERR_SHAPE', /8x8 is not made of groups of 6/);
   refuses([frame], { table: new Float32Array(7) }, 'ERR_SHAPE', /table: expected 768 numbers, got 7/);
@@ -132,4 +147,15 @@ test('what would read outside a frame, or overflow, is refused', (t) => {
   refuses([frame], { rows: way([0, 0, 0, 0], [1, 1, 1]) }, 'ERR_ARGUMENT', /rows: 3 weights for 4 outputs/);
   refuses([frame], { rows: way([0, 0, 0, 0], Array(4).fill(2 ** 24)) }, 'ERR_ARGUMENT', /weights of output 0 are too large/);
   refuses([frame], { rows: way([0, 0, 0, 0], Array(4).fill(1), 31) }, 'ERR_ARGUMENT', /rows: expected 1 to 30, got 31/);
+});
+
+test('a large array is zeroed, can be written and counts as memory', (t) => {
+  const before = addon().memory().current;
+  const array = addon().largeArray(5_000_000);
+  t.is(array.length, 5_000_000);
+  t.true(array.every((value) => value === 0));
+  array[4_999_999] = 1;
+  t.is(addon().memory().current - before, 20_000_000);
+  t.throws(() => addon().largeArray(0), { code: 'ERR_ARGUMENT', message: /length: expected 1 to/ });
+  t.throws(() => addon().largeArray(2 ** 40), { code: 'ERR_ARGUMENT' });
 });

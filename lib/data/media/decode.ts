@@ -5,6 +5,7 @@
  *
  * AVIF is the one kind whose decoders differ (in how they turn YUV into RGB): by a few steps of 255.
  */
+import { setImmediate } from 'node:timers/promises';
 import type { Metadata, Sharp, SharpOptions } from 'sharp';
 import { opaqueGif } from './gif.js';
 import type { Size } from './smart_resize.js';
@@ -125,42 +126,51 @@ async function raw(image: Sharp, channels: number, depth: 'uchar' | 'ushort' = '
   return { data, width: info.width, height: info.height };
 }
 
-async function fromCmyk(bytes: Uint8Array, header: Header): Promise<Pixels> {
-  const image = (await upright(bytes, header)).pipelineColourspace('cmyk').toColourspace('cmyk');
-  const { data: cmyk, width, height } = await raw(image, 4);
+/** Pixels between which the event loop gets its turn. */
+const SLICE = 2 ** 17;
+
+/** RGB made on this thread, pixel by pixel: `write` sets the three bytes from `to` on. */
+async function rgbOf({ width, height }: Size, write: (rgb: Uint8Array, to: number, pixel: number) => void): Promise<Pixels> {
   const data = new Uint8Array(width * height * 3);
-  for (let from = 0, to = 0; to < data.length; from += 4) {
-    const white = 255 - cmyk[from + 3]!;
-    for (let c = 0; c < 3; c++) {
-      const product = cmyk[from + c]! * white + 128; // over 255, rounded, in the integers that Pillow uses
-      data[to++] = Math.max(0, white - (((product >> 8) + product) >> 8));
-    }
+  for (let begin = 0; begin < width * height; begin += SLICE) {
+    const end = Math.min(begin + SLICE, width * height);
+    for (let pixel = begin, to = 3 * begin; pixel < end; pixel++, to += 3) write(data, to, pixel);
+    if (end < width * height) await setImmediate();
   }
   return { data, width, height };
+}
+
+async function fromCmyk(bytes: Uint8Array, header: Header): Promise<Pixels> {
+  const image = (await upright(bytes, header)).pipelineColourspace('cmyk').toColourspace('cmyk');
+  const cmyk = await raw(image, 4);
+  return rgbOf(cmyk, (rgb, to, pixel) => {
+    const white = 255 - cmyk.data[4 * pixel + 3]!;
+    for (let c = 0; c < 3; c++) {
+      const product = cmyk.data[4 * pixel + c]! * white + 128; // over 255, rounded, in the integers that Pillow uses
+      rgb[to + c] = Math.max(0, white - (((product >> 8) + product) >> 8));
+    }
+  });
 }
 
 /** Pillow clips 16-bit grey at 255. */
 async function fromGrey16(bytes: Uint8Array, header: Header): Promise<Pixels> {
   const image = (await upright(bytes, header)).removeAlpha().toColourspace('grey16');
-  const { data: samples, width, height } = await raw(image, 1, 'ushort');
-  const data = new Uint8Array(width * height * 3);
-  for (let i = 0, to = 0; to < data.length; i += 2, to += 3) {
-    const [low, high] = [samples[i]!, samples[i + 1]!];
-    data[to] = data[to + 1] = data[to + 2] = high > 0 ? 255 : low;
-  }
-  return { data, width, height };
+  const grey = await raw(image, 1, 'ushort');
+  return rgbOf(grey, (rgb, to, pixel) => {
+    const [low, high] = [grey.data[2 * pixel]!, grey.data[2 * pixel + 1]!];
+    rgb.fill(high > 0 ? 255 : low, to, to + 3);
+  });
 }
 
 async function fromGif(bytes: Uint8Array): Promise<Pixels> {
   const gif = opaqueGif(bytes);
   if (!gif) throw new DecodeError('the picture is broken or cut short: no frame');
-  const pixels = await raw((await open(gif.bytes)).removeAlpha().toColourspace('srgb'), 3);
-  const { data, width, height } = pixels;
-  if (gif.width >= width && gif.height >= height) return pixels;
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at += 3) {
-      if (x < gif.left || x >= gif.left + gif.width || y < gif.top || y >= gif.top + gif.height) data.set(gif.fill, at);
-    }
-  }
-  return pixels;
+  const canvas = await raw((await open(gif.bytes)).removeAlpha().toColourspace('srgb'), 3);
+  const { data, width, height } = canvas;
+  if (gif.width >= width && gif.height >= height) return canvas;
+  return rgbOf(canvas, (rgb, to, pixel) => {
+    const [x, y] = [(pixel % width) - gif.left, Math.floor(pixel / width) - gif.top];
+    const inside = x >= 0 && x < gif.width && y >= 0 && y < gif.height;
+    for (let c = 0; c < 3; c++) rgb[to + c] = inside ? data[to + c]! : gif.fill[c]!;
+  });
 }

@@ -1,6 +1,8 @@
 /** The system's ffmpeg: what a video file holds, and chosen frames of it as RGB. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { VltuneError } from '../../errors.js';
+import { printable } from '../../weights/json.js';
 import { DecodeError, type Pixels } from './decode.js';
 import type { Size } from './smart_resize.js';
 
@@ -41,6 +43,7 @@ function start(program: keyof typeof PROGRAMS, args: readonly string[], signal: 
   const ended = once(child, 'close').then(
     ([code]) => (typeof code === 'number' ? code : -1),
     (cause: NodeJS.ErrnoException) => {
+      if (signal?.aborted) throw new VltuneError('ERR_CANCELLED', 'cancelled', { cause });
       if (cause.code !== 'ENOENT' && cause.code !== 'EACCES') throw cause;
       throw new DecodeError(
         `videos are read through ${program}, which was not found: install ffmpeg, or name the program in ${PROGRAMS[program]}, or give the video as a list or folder of pictures`,
@@ -50,7 +53,11 @@ function start(program: keyof typeof PROGRAMS, args: readonly string[], signal: 
     },
   );
   ended.catch(() => {}); // whoever waits for it gets it; nobody has to
-  return { child, ended, reason: () => errors.trim().split('\n').at(-1) || 'it says nothing' };
+  const reason = () => {
+    const lines = errors.split(/[\r\n]+/).filter((line) => line.trim() !== '' && !line.includes('Last message repeated'));
+    return printable(lines.at(-1)?.replace(/^file:.*?: /, '') ?? 'no reason given');
+  };
+  return { child, ended, reason };
 }
 
 async function probe(path: string, args: readonly string[], signal: AbortSignal | undefined): Promise<Record<string, unknown>> {
@@ -140,7 +147,9 @@ async function* differentFrames(
     const code = await run.ended;
     if (code !== 0) throw new DecodeError(`the video is broken or cut short: ${run.reason()}`);
     if (frames !== indices.length || filled > 0)
-      throw new DecodeError(`of ${indices.length} frames of ${width}×${height} that were asked for, ffmpeg gave ${frames}`);
+      throw new DecodeError(
+        `of ${indices.length} frames of ${width}×${height} that were asked for, ffmpeg gave ${frames} (${run.reason()})`,
+      );
   } finally {
     run.child.kill();
   }

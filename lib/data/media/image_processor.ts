@@ -5,7 +5,7 @@
  */
 import type { JsonObject } from '../../weights/json.js';
 import type { Pixels } from './decode.js';
-import { Patcher } from './patches.js';
+import { Patcher, patchArray } from './patches.js';
 import { findProcessorConfig, type PatchSettings, type PixelBounds, readPatchSettings } from './processor_config.js';
 import { imageSize, type ResizeRule, type Size, unresizedSize } from './smart_resize.js';
 
@@ -73,8 +73,7 @@ export class ImageProcessor {
 
   /** Numbers in a row of patches. */
   get patchLength(): number {
-    const { patchSize, temporalPatchSize } = this.#settings;
-    return 3 * temporalPatchSize * patchSize * patchSize;
+    return this.#patcher.patchLength;
   }
 
   /** The grid of a picture of this size (as it is looked at: orientation applied). ERR_BAD_DATA if it is too long and thin. */
@@ -84,10 +83,15 @@ export class ImageProcessor {
     return [1, size.height / patchSize, size.width / patchSize];
   }
 
-  /** Off the main thread. The pixels must not change until it is done. ERR_BAD_DATA as for `gridOf`. */
-  async process(pixels: Pixels): Promise<Patches> {
+  /**
+   * Off the main thread: the pixels must not change until it is done. `into`, if given, is where the patches are written (as many rows
+   * as the grid has): a part of a batch, say. ERR_BAD_DATA as for `gridOf`.
+   */
+  async process(pixels: Pixels, into?: Float32Array): Promise<Patches> {
     const grid = this.gridOf(pixels.width, pixels.height);
-    return { patches: await this.#patcher.patches([pixels], this.#resized(pixels)), grid };
+    const patches = into ?? patchArray(grid[1] * grid[2] * this.patchLength);
+    await this.#patcher.write([pixels], this.#resized(pixels), patches);
+    return { patches, grid };
   }
 
   #resized(size: Size): Size {

@@ -82,10 +82,11 @@ async function locateText(text: string, context: MediaContext): Promise<Located>
   return file(text, text, context);
 }
 
-const BASE64 = /^[A-Za-z0-9+/_\s-]+={0,2}\s*$/;
+/** Looks for what may not be there, which takes one pass however long the text is. */
+const NOT_BASE64 = /[^A-Za-z0-9+/_=\s-]/;
 
 function bareBase64(text: string): Uint8Array | undefined {
-  if (text.length < SHORTEST_BASE64 || !BASE64.test(text)) return undefined;
+  if (text.length < SHORTEST_BASE64 || NOT_BASE64.test(text)) return undefined;
   return sniffFormat(Buffer.from(text.slice(0, SHORTEST_BASE64), 'base64')) === undefined
     ? undefined
     : Buffer.from(text, 'base64');
@@ -99,7 +100,7 @@ function dataUrl(text: string, context: MediaContext): Located {
     throw mediaError('ERR_BAD_DATA', context, name, 'expected data:image/…;base64, and then base64 text');
   }
   const payload = text.slice(comma + 1);
-  if (!BASE64.test(payload)) throw mediaError('ERR_BAD_DATA', context, name, 'what follows the comma is not base64 text');
+  if (NOT_BASE64.test(payload)) throw mediaError('ERR_BAD_DATA', context, name, 'what follows the comma is not base64 text');
   return { kind: 'bytes', name, bytes: Buffer.from(payload, 'base64') };
 }
 

@@ -33,6 +33,14 @@ function valueTable(settings: PatchSettings, backend: ImageBackend): Float32Arra
   return table;
 }
 
+/** Above this many numbers huge pages are worth it. */
+const LARGE_ARRAY = 2 ** 21;
+
+/** Memory for patches. */
+export function patchArray(length: number): Float32Array {
+  return length < LARGE_ARRAY ? new Float32Array(length) : addon().largeArray(length);
+}
+
 export class Patcher {
   readonly #settings: PatchSettings;
   readonly #backend: ImageBackend;
@@ -44,23 +52,34 @@ export class Patcher {
     this.#table = valueTable(settings, backend);
   }
 
-  /** Resizes frames to `size`, whose sides are multiples of patch × merge, and cuts them into rows of patches; off the main thread. */
-  patches(frames: readonly Pixels[], size: Size): Promise<Float32Array> {
+  /** Numbers in a row of patches. */
+  get patchLength(): number {
+    const { patchSize, temporalPatchSize } = this.#settings;
+    return 3 * temporalPatchSize * patchSize * patchSize;
+  }
+
+  /**
+   * Resizes frames to `size`, whose sides are multiples of patch × merge, and writes them as rows of patches; off the main thread.
+   * Neither frames nor patches may be touched until it is done.
+   */
+  write(frames: readonly Pixels[], size: Size, patches: Float32Array): Promise<void> {
     const { width, height } = frames[0]!;
     const { patchSize, mergeSize, temporalPatchSize } = this.#settings;
+    const layout = {
+      width,
+      height,
+      columns: bicubic(width, size.width, this.#backend) ?? null,
+      rows: bicubic(height, size.height, this.#backend) ?? null,
+      rowsFirst: this.#backend === 'pil' && pillowResizesRowsFirst(frames[0]!, size),
+      table: this.#table,
+      patchSize,
+      mergeSize,
+      temporalPatchSize,
+    };
     return addon().imagePatches(
       frames.map((frame) => frame.data),
-      {
-        width,
-        height,
-        columns: bicubic(width, size.width, this.#backend) ?? null,
-        rows: bicubic(height, size.height, this.#backend) ?? null,
-        rowsFirst: this.#backend === 'pil' && pillowResizesRowsFirst(frames[0]!, size),
-        table: this.#table,
-        patchSize,
-        mergeSize,
-        temporalPatchSize,
-      },
+      layout,
+      patches,
     );
   }
 }

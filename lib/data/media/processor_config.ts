@@ -40,7 +40,7 @@ export interface PatchDefaults {
 }
 
 const LARGEST_PATCH = 256;
-/** Above this many pixels the 32-bit sums of sizes would not be exact in a double's 53 bits once frames come in. */
+/** A bound above this is a mistake; below it, products of sizes and frames are exact in a double. */
 const MOST_PIXELS = 2 ** 40;
 /** PIL's number for bicubic, the only filter that the Qwen-VL processors are published with. */
 const BICUBIC = 3;

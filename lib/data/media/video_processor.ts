@@ -8,7 +8,7 @@ import { ConfigReader } from '../../models/config_reader.js';
 import type { JsonObject } from '../../weights/json.js';
 import type { Pixels } from './decode.js';
 import type { Grid, Patches } from './image_processor.js';
-import { Patcher } from './patches.js';
+import { Patcher, patchArray } from './patches.js';
 import { findProcessorConfig, type PatchSettings, type PixelBounds, readPatchSettings } from './processor_config.js';
 import { roundHalfEven, type Size, unresizedSize, videoSize } from './smart_resize.js';
 import type { OpenedVideo } from './video_source.js';
@@ -141,29 +141,33 @@ export class VideoProcessor {
     };
   }
 
-  /** Decodes the frames of the plan, a few at a time, and makes patches of them off the main thread. */
-  async process(video: OpenedVideo): Promise<Patches & VideoPlan> {
+  /** Numbers in a row of patches. */
+  get patchLength(): number {
+    return this.#patcher.patchLength;
+  }
+
+  /** Decodes the frames of the plan, a few at a time, and makes patches of them off the main thread; into `into` if it is given. */
+  async process(video: OpenedVideo, into?: Float32Array): Promise<Patches & VideoPlan> {
     const plan = this.plan(video);
     const { temporalPatchSize, patchSize } = this.#settings;
     const [t, h, w] = plan.grid;
     const size = { width: w * patchSize, height: h * patchSize };
-    const rowLength = 3 * temporalPatchSize * patchSize * patchSize;
-    const patches = new Float32Array(t * h * w * rowLength);
-    let filled = 0;
-    const flush = async (frames: Pixels[]) => {
-      if (frames.length === 0) return;
-      const part = await this.#patcher.patches(frames, size);
-      patches.set(part, filled);
-      filled += part.length;
+    const timeLength = h * w * this.patchLength;
+    const patches = into ?? patchArray(t * timeLength);
+    let time = 0;
+    const write = async (frames: readonly Pixels[]) => {
+      const end = time + Math.ceil(frames.length / temporalPatchSize);
+      await this.#patcher.write(frames, size, patches.subarray(time * timeLength, end * timeLength));
+      time = end;
     };
     let waiting: Pixels[] = [];
     for await (const frame of video.frames(plan.indices)) {
       waiting.push(frame);
       if (waiting.length < PATCHES_AT_ONCE * temporalPatchSize) continue;
-      await flush(waiting);
+      await write(waiting);
       waiting = [];
     }
-    await flush(waiting);
+    if (waiting.length > 0) await write(waiting);
     return { patches, ...plan };
   }
 

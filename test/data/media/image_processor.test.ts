@@ -62,6 +62,21 @@ test('several pictures are made at a time, each its own', async (t) => {
   );
 });
 
+test('patches are written into a part of what is given, and nowhere else', async (t) => {
+  const { width, height, grid, torchvision } = images.find((image) => image.config === 'small')!;
+  const processor = ImageProcessor.fromConfig(configs.small!);
+  const length = grid[1] * grid[2] * processor.patchLength;
+  const batch = new Float32Array(length + 20).fill(7);
+  const made = await processor.process(tiled(await photo(), width, height), batch.subarray(10, 10 + length));
+  t.is(sha(made.patches), torchvision);
+  t.deepEqual(new Set([...batch.subarray(0, 10), ...batch.subarray(-10)]), new Set([7]));
+  const other = { data: new Uint8Array(64 * 64 * 3), width: 64, height: 64 };
+  await t.throwsAsync(() => processor.process(other, new Float32Array(5)), {
+    code: 'ERR_SHAPE',
+    message: /out: \d+ numbers, expected \d+/,
+  });
+});
+
 test('the processor of a model folder is found, in a file of its own or nested in processor_config.json', async (t) => {
   const processor = await ImageProcessor.load(TINY);
   t.deepEqual([processor.patchSize, processor.mergeSize, processor.temporalPatchSize, processor.patchLength], [16, 2, 2, 1536]);

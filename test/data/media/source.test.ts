@@ -52,6 +52,12 @@ test('JPEG as bare base64, which begins like an absolute path, is told from one'
   t.regex(image.name, /^base64 text of \d+ characters$/);
 });
 
+test('a base64 text of many megabytes, and a long text that is none, take no time to tell', async (t) => {
+  const image = await openImage(Buffer.concat([bytes, Buffer.alloc(40_000_000)]).toString('base64'), { folder: MEDIA });
+  t.is(image.width, 48);
+  await refuses(t, `${' '.repeat(3_000_000)}!`, 'ERR_NOT_FOUND', /no such file/);
+});
+
 test('only the beginning of a file is read for its size', async (t) => {
   const path = join(temporaryFolder(t), 'long.png');
   copyFileSync(join(MEDIA, FILE), path);
@@ -148,7 +154,7 @@ test('the network is read only where that is allowed, and its failures are named
     else if (request.url === '/moved') response.writeHead(302, { location: `/${FILE}` }).end();
     else if (request.url === '/page') response.end('<!DOCTYPE html><p>Sign in');
     else if (request.url === '/cut')
-      response.writeHead(200, { 'content-length': '5000' }).end(bytes.subarray(0, 50), () => response.destroy());
+      response.writeHead(200, { 'content-length': '5000' }).write(bytes.subarray(0, 50), () => response.destroy());
     else response.writeHead(404).end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -168,4 +174,12 @@ test('the network is read only where that is allowed, and its failures are named
   await refuses(t, `${base}/cut`, 'ERR_IO', /cut: cannot be read: /, allowed);
   await refuses(t, 'http://127.0.0.1:1/x.png', 'ERR_IO', /x\.png: cannot be read: /, allowed);
   await refuses(t, `${base}/${FILE}`, 'ERR_CANCELLED', /cancelled/, { ...allowed, signal: AbortSignal.abort() });
+});
+
+test('who reads no picture loads no decoder', (t) => {
+  const index = new URL('../../../lib/index.js', import.meta.url);
+  const script = `await import('${index}'); console.log(JSON.stringify(process.report.getReport().sharedObjects))`;
+  const loaded = execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
+  t.regex(loaded, /libc/);
+  t.notRegex(loaded, /vips|sharp/);
 });

@@ -136,7 +136,13 @@ test.serial('without ffmpeg a video says what to install, and a file that is no 
 /** A stand-in for both programs, that answers what it was told and notes what it was asked. */
 function standIn(
   t: ExecutionContext,
-  answers: { readonly probe?: object; readonly frames?: number; readonly error?: string; readonly code?: number },
+  answers: {
+    readonly probe?: object;
+    readonly frames?: number;
+    readonly error?: string;
+    readonly code?: number;
+    readonly wait?: number;
+  },
 ): string {
   const folder = temporaryFolder(t);
   const path = join(folder, 'program.cjs');
@@ -148,6 +154,7 @@ require('node:fs').appendFileSync(__dirname + '/asked', JSON.stringify(process.a
 if (process.argv.includes('json')) console.log(JSON.stringify({ streams: [answers.probe] }));
 else for (let i = 0; i < answers.frames; i++) process.stdout.write(Buffer.alloc(4 * 2 * 3, i));
 if (answers.error) console.error(answers.error);
+if (answers.wait && !process.argv.includes('json')) setTimeout(() => {}, answers.wait);
 process.exitCode = answers.code ?? 0;
 `,
     { mode: 0o755 },
@@ -190,6 +197,17 @@ test.serial('a video that breaks, ends early or holds nothing is an error that n
   );
   await throwsCode(t, () => opens({ probe: { ...PROBED, avg_frame_rate: '0/0' } }), 'ERR_BAD_DATA', named('no frame rate'));
   await throwsCode(t, () => opens({ probe: PROBED, frames: 2 }), 'ERR_BAD_DATA', named('of 3 frames of 4×2 .* ffmpeg gave 2'));
+});
+
+test.serial('a signal ends ffmpeg and the reading', async (t) => {
+  const abort = new AbortController();
+  const program = standIn(t, { probe: PROBED, frames: 1, wait: 60_000 });
+  programs(t, program, program);
+  const video = await openVideo(MP4, { folder: '/', signal: abort.signal });
+  const read = async () => {
+    for await (const _ of video.frames([0, 1, 2])) abort.abort();
+  };
+  await throwsCode(t, read, 'ERR_CANCELLED', /cancelled/);
 });
 
 let real = true;
