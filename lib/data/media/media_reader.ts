@@ -133,10 +133,11 @@ export class MediaReader {
   async #videoProcessor(): Promise<VideoProcessor> {
     this.#videos ??= VideoProcessor.load(this.#folder);
     const videos = await this.#videos;
-    if (videos.mergeSize !== this.mergeSize) {
+    if (videos.mergeSize !== this.mergeSize || videos.patchLength !== this.patchLength) {
       throw new VltuneError(
         'ERR_BAD_CHECKPOINT',
-        `${this.#folder}: videos are merged ${videos.mergeSize} × ${videos.mergeSize}, images ${this.mergeSize} × ${this.mergeSize}`,
+        `${this.#folder}: patches of videos have ${videos.patchLength} numbers, merged ${videos.mergeSize} × ${videos.mergeSize}; ` +
+          `those of images ${this.patchLength}, merged ${this.mergeSize} × ${this.mergeSize}`,
       );
     }
     return videos;
