@@ -1,6 +1,7 @@
 /** vltune: fine-tuning of vision-language models from Node.js. The kernels are in `vltune/ops`. */
 
-export { type Batch, type BatchLimits, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
+export { BatchStream, type BatchStreamOptions } from './data/batch_stream.js';
+export { type Batch, type BatchLimits, type BatchMedia, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
 export { type ConvertFormat, type ConvertOptions, type ConvertProgress, type ConvertResult, convert } from './data/convert.js';
 export type { Pixels } from './data/media/decode.js';
 export {
