@@ -1,6 +1,7 @@
 /** vltune: fine-tuning of vision-language models from Node.js. The kernels are in `vltune/ops`. */
 
-export { type Batch, type BatchLimits, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
+export { BatchStream, type BatchStreamOptions } from './data/batch_stream.js';
+export { type Batch, type BatchLimits, type BatchMedia, BatchPlan, type BatchPlanOptions, buildBatch } from './data/batches.js';
 export { type ConvertFormat, type ConvertOptions, type ConvertProgress, type ConvertResult, convert } from './data/convert.js';
 export type { Pixels } from './data/media/decode.js';
 export {
@@ -11,6 +12,7 @@ export {
   type Patches,
 } from './data/media/image_processor.js';
 export type { MediaContext, MediaSource } from './data/media/locate.js';
+export { type MediaOptions, MediaReader } from './data/media/media_reader.js';
 export { type OpenedImage, openImage } from './data/media/source.js';
 export {
   timestampText,
@@ -20,18 +22,20 @@ export {
   type VideoProcessorOptions,
 } from './data/media/video_processor.js';
 export { type OpenedVideo, openVideo, type VideoOptions, type VideoSource } from './data/media/video_source.js';
-export {
-  type DatasetStats,
-  type PrepareOptions,
-  type PrepareProgress,
-  prepareDataset,
-  type RowSource,
-  TokenDataset,
-  type TokenRow,
-} from './data/prepare.js';
-export { type Message, type ReadOptions, type Role, type Row, readRows, type TextItem } from './data/read.js';
+export type {
+  ContentItem,
+  ImageItem,
+  MediaItem,
+  Message,
+  Role,
+  TextItem,
+  VideoItem,
+} from './data/message.js';
+export { type PrepareOptions, type PrepareProgress, prepareDataset } from './data/prepare.js';
+export { type ReadOptions, type Row, readRows } from './data/read.js';
 export type { TextFormat } from './data/render.js';
 export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/template.js';
+export { type DatasetStats, type RowMedia, type RowSource, TokenDataset, type TokenRow } from './data/token_dataset.js';
 export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
 export type { DeviceOption } from './device.js';
 export type { ComputeDType } from './dtype.js';

@@ -95,7 +95,7 @@ export function expectation(spec: OptionSpec): string {
     case 'modules':
       return "'all-linear', a regular expression or a list of module names";
     case 'bytes':
-      return 'a size such as 8GB, 512MiB or a number of bytes';
+      return `a size such as 8GB, 512MiB or a number of bytes${spec.also === undefined ? '' : `, or ${spec.also}`}`;
     case 'device':
       return "auto, cpu, cuda or cuda:N (the GPU's number, from 0)";
     case 'flag-or-text':
@@ -159,7 +159,7 @@ function parseValue(spec: OptionSpec, value: unknown): unknown {
     }
     case 'bytes': {
       const bytes = typeof value === 'string' ? parseBytes(value) : value;
-      return Number.isSafeInteger(bytes) && (bytes as number) > 0 ? bytes : undefined;
+      return Number.isSafeInteger(bytes) && ((bytes as number) > 0 || bytes === spec.also) ? bytes : undefined;
     }
     case 'device':
       return typeof value === 'string' && /^(auto|cpu|cuda|cuda:\d{1,3})$/.test(value) ? value : undefined;

@@ -1,4 +1,6 @@
 /** `vltune generate`: a prompt to text, as it comes. */
+import { dirname } from 'node:path';
+import { type ImageArgs, imageOptionErrors, imageOptions, mediaOptions } from '../data/media/media_options.js';
 import { type DeviceOption, deviceOption } from '../device.js';
 import { COMPUTE_DTYPES, type ComputeDType } from '../dtype.js';
 import { type GenerateOptions, Generator } from '../generate/generate.js';
@@ -43,6 +45,21 @@ const TABLE: OptionTable = {
   messages: { kind: 'text', value: 'FILE', group: PROMPT, help: 'JSON file with a list of messages (role, content)' },
   raw: { kind: 'text', value: 'TEXT', group: PROMPT, help: 'Text that no template touches' },
   system: { kind: 'text', value: 'TEXT', group: PROMPT, help: 'A system turn before --prompt' },
+  image: {
+    kind: 'list',
+    value: 'FILE...',
+    defaultText: 'none',
+    group: PROMPT,
+    help: 'Images that stand before the text of --prompt (--messages has its own)',
+  },
+  video: {
+    kind: 'list',
+    value: 'FILE...',
+    defaultText: 'none',
+    group: PROMPT,
+    help: 'Videos, or folders of frames, that stand before the text of --prompt, after images',
+  },
+  ...imageOptions(PROMPT, "the working directory, or the messages file's folder"),
   maxNewTokens: {
     kind: 'integer',
     value: 'N',
@@ -101,6 +118,9 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       `expected one of --prompt, --messages and --raw, got ${prompts.length === 0 ? 'none' : prompts.map(given.nameOf).join(' and ')}`,
     );
   if (keys.has('system') && !keys.has('prompt')) errors.push(`${given.nameOf('system')}: goes with --prompt only`);
+  errors.push(...imageOptionErrors(values, given.nameOf));
+  for (const key of ['image', 'video'].filter((option) => keys.has(option) && !keys.has('prompt')))
+    errors.push(`${given.nameOf(key)}: goes with --prompt only; the content of --messages names its own`);
   failOnErrors(errors);
   const messages = values.messages === undefined ? undefined : await readMessages(values.messages as string);
   if (values.threads !== undefined) addon().setThreads(values.threads as number);
@@ -113,6 +133,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       dtype: values.dtype as ComputeDType | undefined,
       loadIn4bit: values.loadIn4bit as boolean,
       device: values.device as DeviceOption,
+      media: mediaOptions(values as unknown as ImageArgs),
       signal,
       onProgress: (done, total) => progress.report('Loading weights', done, total, formatBytes),
     });
@@ -120,7 +141,14 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     progress.stop();
   }
   try {
-    const tokens = generator.generate({ ...(values as GenerateOptions), messages, signal });
+    const tokens = generator.generate({
+      ...(values as GenerateOptions),
+      images: values.image as string[] | undefined,
+      videos: values.video as string[] | undefined,
+      messages,
+      folder: values.messages === undefined ? undefined : dirname(values.messages as string),
+      signal,
+    });
     let shown = 0;
     let next = await tokens.next();
     for (; !next.done; next = await tokens.next()) {
@@ -144,6 +172,7 @@ export const command: CommandSpec = {
   recipe: true,
   examples: [
     'vltune generate --model Qwen/Qwen3-VL-2B-Instruct --adapter out --prompt "Who are you?"',
+    'vltune generate --model merged --image cat.jpg --prompt "What is this?"',
     'vltune generate --model merged --messages chat.json --temperature 0 --json',
   ],
   run,

@@ -1,7 +1,9 @@
 /** A conversation from a JSON file, for `vltune generate --messages`. */
 import { readFile, stat } from 'node:fs/promises';
+import { type Draft, draftContent, fillGaps } from '../data/content.js';
 import { JsonSyntaxError, parseExact, plainValue } from '../data/json.js';
-import type { Message, TextItem } from '../data/read.js';
+import type { Message } from '../data/message.js';
+import { isFields, RowError } from '../data/row_error.js';
 import { VltuneError } from '../errors.js';
 import { ioError } from '../files.js';
 import { showValue } from '../options.js';
@@ -10,39 +12,37 @@ const ROLES = ['system', 'user', 'assistant'] as const;
 /** No model reads a conversation of this many bytes. */
 const LARGEST = 64 << 20;
 
-/** Reads a list of messages, or an object whose `messages` is one. ERR_NOT_FOUND, or ERR_BAD_DATA naming file, place and field. */
-export async function readMessages(path: string): Promise<Message[]> {
+/**
+ * Reads a list of messages, or an object whose `messages` is one; pictures and videos are named as in a dataset's rows. ERR_NOT_FOUND, or
+ * ERR_BAD_DATA naming file, place and field.
+ */
+export async function readMessages(path: string): Promise<readonly Message[]> {
   const value = parse(path, await readText(path));
-  const list = isObject(value) ? value.messages : value;
-  const bad = (field: string, expected: string, got: unknown): VltuneError =>
-    new VltuneError('ERR_BAD_DATA', `${path}: ${field}: expected ${expected}, got ${showValue(got)}`);
+  try {
+    return messagesOf(value);
+  } catch (cause) {
+    if (!(cause instanceof RowError)) throw cause;
+    throw new VltuneError(cause.unsupported ? 'ERR_UNSUPPORTED' : 'ERR_BAD_DATA', `${path}: ${cause.message}`, { cause });
+  }
+}
+
+function messagesOf(value: unknown): readonly Message[] {
+  const list = isFields(value) ? value.messages : value;
   if (!Array.isArray(list)) throw bad('messages', 'a list', list);
   if (list.length === 0) throw bad('messages', "at least a user's turn", list);
-  return list.map((turn: unknown, i): Message => {
+  const drafts = list.map((turn: unknown, i): Draft => {
     const field = `messages[${i}]`;
-    if (!isObject(turn)) throw bad(field, 'an object with role and content', turn);
+    if (!isFields(turn)) throw bad(field, 'an object with role and content', turn);
     const role = ROLES.find((name) => name === turn.role);
     if (role === undefined) throw bad(`${field}.role`, '"system", "user" or "assistant"', turn.role);
     if (role === 'system' && i > 0) throw bad(`${field}.role`, 'a system turn only at the start', turn.role);
-    if (typeof turn.content === 'string') return { role, content: turn.content };
-    if (!Array.isArray(turn.content)) throw bad(`${field}.content`, 'a text or a list of texts', turn.content);
-    return {
-      role,
-      content: turn.content.map(
-        (item: unknown, j): TextItem =>
-          textItem(item, (got) => bad(`${field}.content[${j}]`, '{"type": "text", "text": "…"}', got)),
-      ),
-    };
+    return { role, content: draftContent(turn.content, `${field}.content`) };
   });
+  return fillGaps(drafts, isFields(value) ? value : {});
 }
 
-function textItem(item: unknown, bad: (got: unknown) => VltuneError): TextItem {
-  if (!isObject(item) || item.type !== 'text' || typeof item.text !== 'string') throw bad(item);
-  return { type: 'text', text: item.text };
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+function bad(field: string, expected: string, got: unknown): RowError {
+  return new RowError(`${field}: expected ${expected}, got ${showValue(got)}`);
 }
 
 async function readText(path: string): Promise<string> {

@@ -42,6 +42,13 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   const { total, host, recompute, recomputedBlocks, ...kinds } = report.kinds;
   const onCpu = report.device === 'cpu';
   const rows = Object.entries(kinds).map(([kind, bytes]) => [kind, formatBytes(bytes), formatCount(bytes), KINDS[kind] ?? '']);
+  if (report.visionBytes > 0)
+    rows.push([
+      'vision',
+      formatBytes(report.visionBytes),
+      formatCount(report.visionBytes),
+      'activations of the tower, run by itself',
+    ]);
   rows.push([
     onCpu ? 'process' : 'driver',
     formatBytes(report.processBytes),

@@ -75,9 +75,16 @@ export class TrainReporter {
 
   #sayStart(event: Extract<TrainEvent, { event: 'start' }>): void {
     const { rows, tokens, target_tokens: targets } = event;
-    this.#output.say(`${formatCount(rows)} rows, ${formatCount(tokens)} tokens, ${formatCount(targets)} of them targets`);
+    const media = event.media > 0 ? `, ${formatCount(event.media)} images and videos` : '';
+    this.#output.say(`${formatCount(rows)} rows, ${formatCount(tokens)} tokens, ${formatCount(targets)} of them targets${media}`);
     if (event.truncated_rows > 0)
       this.#output.warn(`${formatCount(event.truncated_rows)} rows were longer than --max-length and lost their end`);
+    if (event.lost_media_rows > 0) {
+      this.#output.warn(
+        `${formatCount(event.lost_media_rows)} rows lost an image or video that does not fit in --max-length whole (the first: ` +
+          `${event.first_lost_media}); --image-max-pixels makes images smaller`,
+      );
+    }
     if (event.skipped_rows > 0)
       this.#output.warn(`${formatCount(event.skipped_rows)} rows were left out (images with --skip-images, or no target)`);
     this.#output.say(

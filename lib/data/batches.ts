@@ -5,10 +5,11 @@
  * of what came before.
  */
 import { VltuneError } from '../errors.js';
+import { writeRopePositions } from '../models/rope_positions.js';
 import { IGNORE_INDEX } from '../ops/linear_cross_entropy.js';
 import { identity, randperm } from './order.js';
 import { type Packing, packFirstFit, placeRows } from './pack.js';
-import type { RowSource } from './prepare.js';
+import type { RowMedia, RowSource } from './token_dataset.js';
 
 export interface BatchPlanOptions {
   /** Rows of a micro-batch (no packing), or its capacity in units of `maxLength` tokens (packing). */
@@ -21,16 +22,26 @@ export interface BatchPlanOptions {
   readonly seed: number;
 }
 
+/** A picture or video of a batch. */
+export interface BatchMedia extends Pick<RowMedia, 'kind' | 'grid' | 'key' | 'patchLength'> {
+  /** [t·h·w / mergeSize²] The tokens of the batch in whose place its features stand, in their order. */
+  readonly tokens: Int32Array;
+  /** Its patches, f32 [t·h·w, patchLength]: decoded at the first call, held as long as the batch. */
+  patches(): Promise<Float32Array>;
+}
+
 /** Rows side by side, without padding; n tokens in S rows. */
 export interface Batch {
   /** [n] */
   readonly ids: Int32Array;
   /** [n] The label of the next token of the same row; -100 where it is not learnt and at each row's end. */
   readonly targets: Int32Array;
-  /** [3 × n] Position in the row, from 0, on each of the three axes (time, height, width) of M-RoPE: equal for text. */
+  /** [3 × n] Position in the row, from 0, on each of the three axes (time, height, width) of M-RoPE. */
   readonly positions: Int32Array;
   /** [S + 1] First token of each row, and n. */
   readonly bounds: Int32Array;
+  /** Pictures and videos of the rows, in order: their tokens rise from the first to the last. */
+  readonly media: readonly BatchMedia[];
   readonly numTokens: number;
   /** Targets that are not -100. */
   readonly numTargets: number;
@@ -45,7 +56,16 @@ export interface BatchLimits {
   readonly rows: number;
   /** Tokens of the longest row. */
   readonly rowTokens: number;
+  /** Patches of pictures and videos, and frames: one of a picture, one for each temporal patch of a video. */
+  readonly patches: number;
+  readonly frames: number;
+  /** Of any one picture or video. */
+  readonly mediaPatches: number;
+  readonly mediaFrames: number;
 }
+
+/** One that is trained on, and the next, whose first batches are made ready. */
+const EPOCHS_CACHED = 2;
 
 function checkPositive(name: string, value: number): void {
   if (!Number.isSafeInteger(value) || value < 1)
@@ -61,7 +81,8 @@ export class BatchPlan {
   readonly updatesPerEpoch: number;
   private readonly source: RowSource;
   private readonly packing: Packing | undefined;
-  private cached: { epoch: number; batches: readonly Int32Array[] } | undefined;
+  /** Of the last epochs asked for. */
+  private readonly cached = new Map<number, readonly Int32Array[]>();
 
   constructor(source: RowSource, options: BatchPlanOptions) {
     checkPositive('batchSize', options.batchSize);
@@ -78,8 +99,13 @@ export class BatchPlan {
 
   /** Rows of each micro-batch of an epoch (0, 1, …), in order. Without packing: `batchSize` rows each, as torch's sampler orders them. */
   microBatches(epoch: number): readonly Int32Array[] {
-    if (this.cached?.epoch !== epoch) this.cached = { epoch, batches: this.build(epoch) };
-    return this.cached.batches;
+    let batches = this.cached.get(epoch);
+    if (batches === undefined) {
+      batches = this.build(epoch);
+      this.cached.set(epoch, batches);
+      for (const older of this.cached.keys()) if (this.cached.size > EPOCHS_CACHED) this.cached.delete(older);
+    }
+    return batches;
   }
 
   private build(epoch: number): Int32Array[] {
@@ -115,21 +141,27 @@ export class BatchPlan {
 
   /** The largest micro-batch of the first `epochs` epochs (a fraction counts as a whole one). */
   limits(epochs: number): BatchLimits {
-    const { lengths, targetCounts } = this.source;
-    const most = { tokens: 0, targets: 0, rows: 0, rowTokens: 0 };
+    const { lengths, targetCounts, patchCounts, frameCounts, largestMedia } = this.source;
+    const most = {
+      tokens: 0,
+      targets: 0,
+      rows: 0,
+      rowTokens: 0,
+      patches: 0,
+      frames: 0,
+      mediaPatches: largestMedia?.patches ?? 0,
+      mediaFrames: largestMedia?.frames ?? 0,
+    };
+    const sum = (counts: Int32Array, rows: Int32Array): number => rows.reduce((total, row) => total + counts[row]!, 0);
     const last = Math.max(1, Math.ceil(epochs));
     for (let epoch = 0; epoch < last; epoch++) {
       for (const rows of this.microBatches(epoch)) {
-        let tokens = 0;
-        let targets = 0;
-        for (const row of rows) {
-          tokens += lengths[row]!;
-          targets += targetCounts[row]!;
-          if (lengths[row]! > most.rowTokens) most.rowTokens = lengths[row]!;
-        }
-        most.tokens = Math.max(most.tokens, tokens);
-        most.targets = Math.max(most.targets, targets);
+        for (const row of rows) if (lengths[row]! > most.rowTokens) most.rowTokens = lengths[row]!;
+        most.tokens = Math.max(most.tokens, sum(lengths, rows));
+        most.targets = Math.max(most.targets, sum(targetCounts, rows));
         most.rows = Math.max(most.rows, rows.length);
+        if (patchCounts) most.patches = Math.max(most.patches, sum(patchCounts, rows));
+        if (frameCounts) most.frames = Math.max(most.frames, sum(frameCounts, rows));
       }
       if (!this.options.shuffle) break; // every epoch is the same
     }
@@ -145,24 +177,40 @@ export function buildBatch(source: RowSource, rows: ArrayLike<number>): Batch {
   const ids = new Int32Array(n);
   const targets = new Int32Array(n).fill(IGNORE_INDEX);
   const positions = new Int32Array(3 * n);
+  const media: BatchMedia[] = [];
   let numTargets = 0;
   let maxRow = 0;
   for (let s = 0; s < rows.length; s++) {
     const start = bounds[s]!;
-    const { ids: rowIds, targets: labels } = source.read(rows[s]!);
+    const { ids: rowIds, targets: labels, media: rowMedia = [] } = source.read(rows[s]!);
     const length = rowIds.length;
     maxRow = Math.max(maxRow, length);
     ids.set(rowIds, start);
-    for (let i = 0; i < length; i++) {
-      positions[start + i] = i;
-      positions[n + start + i] = i;
-      positions[2 * n + start + i] = i;
-    }
+    const runs = rowMedia.flatMap((item) => item.runs);
+    writeRopePositions({ positions, total: n }, start, length, runs);
+    for (const item of rowMedia) media.push(batchMedia(item, start));
     for (let i = 1; i < length; i++) {
       const label = labels[i]!;
       targets[start + i - 1] = label;
       if (label !== IGNORE_INDEX) numTargets++;
     }
   }
-  return { ids, targets, positions, bounds, numTokens: n, numTargets, maxRow };
+  return { ids, targets, positions, bounds, media, numTokens: n, numTargets, maxRow };
+}
+
+/** A picture or video of a row that begins at token `start` of the batch. */
+function batchMedia({ kind, grid, key, patchLength, runs, patches }: RowMedia, start: number): BatchMedia {
+  const tokens = runs.flatMap((run) => Array.from({ length: run.height * run.width }, (_, i) => start + run.start + i));
+  let decoded: Promise<Float32Array> | undefined;
+  return {
+    kind,
+    grid,
+    key,
+    patchLength,
+    tokens: Int32Array.from(tokens),
+    patches: () => {
+      decoded ??= patches();
+      return decoded;
+    },
+  };
 }

@@ -10,6 +10,7 @@
  * Everything else takes the Rust path.
  */
 import type { IntBuffer } from './int_buffer.js';
+import { escapeRegExp } from './text.js';
 
 /** A way to cut: the expression for any text, and a scanner that finds the same cuts in ASCII text. */
 interface Splitter {
@@ -245,7 +246,7 @@ export class PieceCache {
     const contents = [...this.addedIds.keys()].sort((a, b) => b.length - a.length);
     this.addedStarts = [...new Set(contents.map((content) => String.fromCodePoint(content.codePointAt(0)!)))];
     if (contents.length > 0) {
-      this.added = new RegExp(contents.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'gu');
+      this.added = new RegExp(contents.map(escapeRegExp).join('|'), 'gu');
     }
   }
 

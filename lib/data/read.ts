@@ -6,22 +6,12 @@
 import { extname } from 'node:path';
 import { VltuneError } from '../errors.js';
 import { alpacaTexts, INPUT_FIELDS, INSTRUCTION_FIELDS, LABEL_FIELDS, OUTPUT_FIELDS } from './alpaca.js';
+import { checkColumns, type Draft, draftContent, fillGaps, holdsSomething, imageItem, MediaFound } from './content.js';
+import type { Message, Role } from './message.js';
 import { parquetRecords } from './parquet.js';
 import { placeName, type RawRecord, readRecords } from './records.js';
-import { isBlank, isWellFormed } from './text.js';
-
-export type Role = 'system' | 'user' | 'assistant';
-
-export interface TextItem {
-  readonly type: 'text';
-  readonly text: string;
-}
-
-/** One turn. Content keeps the form it has in the row, since chat templates treat the two forms apart. */
-export interface Message {
-  readonly role: Role;
-  readonly content: string | readonly TextItem[];
-}
+import { checkText, describe, type Fields, isFields, RowError } from './row_error.js';
+import { isBlank } from './text.js';
 
 export interface Row {
   /** At least one user and one assistant turn, alternating, after at most one system turn. */
@@ -34,7 +24,7 @@ export interface Row {
 }
 
 export interface ReadOptions {
-  /** Leave out rows that hold an image or a video; without it they are refused by name. Default false. */
+  /** Leave out rows that hold a picture, a video or sound. Default false: pictures and videos come with the rows, sound is refused. */
   readonly skipImages?: boolean | undefined;
   /** Called for each row left out. */
   readonly onSkip?: ((place: string) => void) | undefined;
@@ -43,21 +33,6 @@ export interface ReadOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A mistake in a row, before it is known where the row stands. */
-class RowError extends Error {
-  readonly unsupported: boolean;
-
-  constructor(message: string, unsupported = false) {
-    super(message);
-    this.unsupported = unsupported;
-  }
-}
-
-/** Signals a row with an image or a video in the named field. */
-class MediaError extends Error {}
-
-type Fields = Readonly<Record<string, unknown>>;
-
 const ROLE_NAMES: Readonly<Record<string, Role>> = {
   system: 'system',
   user: 'user',
@@ -65,77 +40,17 @@ const ROLE_NAMES: Readonly<Record<string, Role>> = {
   human: 'user',
   gpt: 'assistant',
 };
-const MEDIA_TYPES: ReadonlySet<string> = new Set([
-  'image',
-  'image_url',
-  'input_image',
-  'video',
-  'video_url',
-  'audio',
-  'audio_url',
-  'input_audio',
-]);
-const MEDIA_COLUMNS: readonly string[] = ['images', 'image', 'videos', 'video', 'audios', 'audio'];
 
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+/** Whether a turn says anything: a picture does, but not in the assistant's place. */
+function hasContent({ role, content }: Message): boolean {
+  if (typeof content === 'string') return !isBlank(content);
+  return content.some((item) => (item.type === 'text' ? !isBlank(item.text) : role !== 'assistant'));
 }
 
-/** How a value is named in an error message: its kind and, if short, itself. */
-function describe(value: unknown): string {
-  if (value === undefined) return 'nothing';
-  if (value === null) return 'null';
-  if (Array.isArray(value)) return `a list of ${value.length}`;
-  if (typeof value === 'string') return value.length > 40 ? `${JSON.stringify(value.slice(0, 40))}…` : JSON.stringify(value);
-  if (typeof value === 'object') return 'an object';
-  return `the ${typeof value} ${String(value)}`;
-}
-
-/** Whether a media item or column holds anything: the converter's `{"type":"image","image":null}` does not. */
-function holdsSomething(value: unknown): boolean {
-  if (value === null || value === undefined || value === '') return false;
-  if (Array.isArray(value)) return value.some(holdsSomething);
-  if (isFields(value) && !(value instanceof Uint8Array)) return Object.values(value).some(holdsSomething);
-  return true;
-}
-
-function checkText(text: string, field: string): string {
-  if (!isWellFormed(text)) throw new RowError(`${field}: the text holds half of a surrogate pair, which no UTF-8 text can hold`);
-  return text;
-}
-
-function contentOf(value: unknown, field: string): string | TextItem[] {
-  if (typeof value === 'string') return checkText(value, field);
-  if (!Array.isArray(value)) throw new RowError(`${field}: expected a string or a list of items, got ${describe(value)}`);
-  const items: TextItem[] = [];
-  for (const [i, item] of value.entries()) {
-    const name = `${field}[${i}]`;
-    if (typeof item === 'string') {
-      items.push({ type: 'text', text: checkText(item, name) });
-      continue;
-    }
-    if (!isFields(item)) throw new RowError(`${name}: expected an item such as {"type":"text","text":…}, got ${describe(item)}`);
-    const { type } = item;
-    if (type === 'text') {
-      if (typeof item.text !== 'string') throw new RowError(`${name}.text: expected a string, got ${describe(item.text)}`);
-      items.push({ type: 'text', text: checkText(item.text, `${name}.text`) });
-    } else if (typeof type === 'string' && MEDIA_TYPES.has(type)) {
-      const { type: _, text: __, ...payload } = item;
-      if (holdsSomething(payload)) throw new MediaError(name);
-    } else {
-      throw new RowError(`${name}.type: expected "text" or "image", got ${describe(type)}`);
-    }
-  }
-  return items;
-}
-
-function hasText(content: string | readonly TextItem[]): boolean {
-  return typeof content === 'string' ? !isBlank(content) : content.some((item) => !isBlank(item.text));
-}
-
-function messageList(list: readonly unknown[], column: string): Message[] {
+function messageList(row: Fields, list: readonly unknown[], column: string, skipMedia: boolean): readonly Message[] {
   if (list.length === 0) throw new RowError(`${column}: the list is empty; expected a user and an assistant turn`);
-  const messages: Message[] = [];
+  const drafts: Draft[] = [];
+  const fields: string[] = [];
   for (const [i, turn] of list.entries()) {
     const field = `${column}[${i}]`;
     if (!isFields(turn)) throw new RowError(`${field}: expected an object with role and content, got ${describe(turn)}`);
@@ -146,7 +61,7 @@ function messageList(list: readonly unknown[], column: string): Message[] {
       throw new RowError(`${field}.${roleKey}: expected "system", "user" or "assistant", got ${describe(given)}`);
     }
     if (holdsSomething(turn.tool_calls)) throw new RowError(`${field}.tool_calls: tool calls are not supported`, true);
-    const previous = messages.at(-1)?.role;
+    const previous = drafts.at(-1)?.role;
     if (role === 'system' ? i > 0 : role === 'user' ? previous === 'user' : previous !== 'user') {
       const expected =
         previous === undefined
@@ -154,10 +69,13 @@ function messageList(list: readonly unknown[], column: string): Message[] {
           : `"${previous === 'user' ? 'assistant' : 'user'}" after "${previous}"`;
       throw new RowError(`${field}.${roleKey}: roles out of order: expected ${expected}, got "${role}"`);
     }
-    const content = contentOf(turn[contentKey], `${field}.${contentKey}`);
-    if (role !== 'system' && !hasText(content))
-      throw new RowError(`${field}.${contentKey}: the ${role}'s text is missing or blank`);
-    messages.push({ role, content });
+    fields.push(`${field}.${contentKey}`);
+    drafts.push({ role, content: draftContent(turn[contentKey], fields.at(-1)!, skipMedia) });
+  }
+  const messages = fillGaps(drafts, row);
+  for (const [i, message] of messages.entries()) {
+    if (message.role !== 'system' && !hasContent(message))
+      throw new RowError(`${fields[i]}: the ${message.role}'s text is missing or blank`);
   }
   if (messages.at(-1)!.role !== 'assistant' && !messages.some((message) => message.role === 'assistant')) {
     throw new RowError(`${column}: no assistant turn; expected a user and an assistant turn`);
@@ -165,9 +83,11 @@ function messageList(list: readonly unknown[], column: string): Message[] {
   return messages;
 }
 
-function alpacaMessages(row: Fields): Message[] {
+function alpacaMessages(row: Fields, skipMedia: boolean): readonly Message[] {
+  checkColumns(row, skipMedia);
   const { user, assistant, imageField } = alpacaTexts(row);
-  if (imageField !== undefined && holdsSomething(row[imageField])) throw new MediaError(imageField);
+  const withImage = imageField !== undefined && holdsSomething(row[imageField]);
+  if (withImage && skipMedia) throw new MediaFound(imageField);
   if (user === '') {
     const fields = [...INSTRUCTION_FIELDS, ...INPUT_FIELDS].join(', ');
     throw new RowError(`no messages and no user text: expected "messages", or a non-blank string in one of ${fields}`);
@@ -177,56 +97,59 @@ function alpacaMessages(row: Fields): Message[] {
       `no assistant text: expected a non-blank string in one of ${[...OUTPUT_FIELDS, ...LABEL_FIELDS].join(', ')}`,
     );
   }
-  // The converter's own form, so that a raw file trains as its converted one does.
-  return [
-    { role: 'user', content: [{ type: 'text', text: checkText(user, 'the user text') }] },
+  // The converter's own form, so that a raw file trains as its converted one does: the picture after the text.
+  const image = withImage ? [imageItem(row[imageField], imageField)] : [];
+  const turns: Message[] = [
+    { role: 'user', content: [{ type: 'text', text: checkText(user, 'the user text') }, ...image] },
     { role: 'assistant', content: [{ type: 'text', text: checkText(assistant, 'the assistant text') }] },
   ];
+  return fillGaps(turns, { ...row, image: undefined });
 }
 
-function rowMessages(value: unknown): Message[] {
+function rowMessages(value: unknown, skipMedia: boolean): readonly Message[] {
   if (!isFields(value)) throw new RowError(`expected an object, got ${describe(value)}`);
   for (const column of ['messages', 'conversations']) {
     const list = value[column];
     if (list === undefined || list === null) continue;
     if (!Array.isArray(list)) throw new RowError(`${column}: expected a list of messages, got ${describe(list)}`);
-    for (const media of MEDIA_COLUMNS) if (holdsSomething(value[media])) throw new MediaError(media);
+    checkColumns(value, skipMedia);
     if (holdsSomething(value.tools)) throw new RowError('tools: tool definitions are not supported', true);
-    return messageList(list, column);
+    return messageList(value, list, column, skipMedia);
   }
-  return alpacaMessages(value);
+  return alpacaMessages(value, skipMedia);
 }
 
-function toRow(
-  file: string,
-  record: Pick<RawRecord, 'value' | 'row' | 'line'>,
-  place: () => string,
-  options: ReadOptions,
-): Row | undefined {
+function toRow(file: string, record: Pick<RawRecord, 'value' | 'row' | 'line'>, options: ReadOptions): Row | undefined {
   try {
-    return { messages: rowMessages(record.value), file, line: record.line, row: record.row };
+    const messages = rowMessages(record.value, options.skipImages ?? false);
+    return { messages, file, line: record.line, row: record.row };
   } catch (error) {
-    if (error instanceof MediaError) {
-      if (options.skipImages) {
-        options.onSkip?.(place());
-        return undefined;
-      }
-      throw new VltuneError(
-        'ERR_UNSUPPORTED',
-        `${place()}: ${error.message}: training on images, video and sound is not built yet (leave such rows out with --skip-images)`,
-      );
+    if (error instanceof MediaFound) {
+      options.onSkip?.(rowPlace({ file, ...record }));
+      return undefined;
     }
     if (error instanceof RowError)
-      throw new VltuneError(error.unsupported ? 'ERR_UNSUPPORTED' : 'ERR_BAD_DATA', `${place()}: ${error.message}`);
+      throw new VltuneError(
+        error.unsupported ? 'ERR_UNSUPPORTED' : 'ERR_BAD_DATA',
+        `${rowPlace({ file, ...record })}: ${error.message}`,
+      );
     throw error;
   }
+}
+
+function isParquet(file: string): boolean {
+  return extname(file).toLowerCase() === '.parquet';
+}
+
+/** How a row is named in messages. */
+export function rowPlace({ file, row, line }: Pick<Row, 'file' | 'row' | 'line'>): string {
+  return isParquet(file) ? `${file}, row ${row}` : placeName(file, { row, line });
 }
 
 async function* fileBatches(file: string, options: ReadOptions): AsyncGenerator<Row[]> {
   const onBytes =
     options.onBytes === undefined ? undefined : (read: number, total: number) => options.onBytes?.(file, read, total);
-  const parquet = extname(file).toLowerCase() === '.parquet';
-  const batches = parquet
+  const batches = isParquet(file)
     ? parquetRecords(file, { onBytes, signal: options.signal })
     : readRecords(file, { onBytes, signal: options.signal });
   let records = 0;
@@ -234,8 +157,7 @@ async function* fileBatches(file: string, options: ReadOptions): AsyncGenerator<
     records += batch.length;
     const rows: Row[] = [];
     for (const record of batch) {
-      const place = () => (parquet ? `${file}, row ${record.row}` : placeName(file, record));
-      const row = toRow(file, record, place, options);
+      const row = toRow(file, record, options);
       if (row !== undefined) rows.push(row);
     }
     if (rows.length > 0) yield rows;
@@ -253,7 +175,7 @@ export async function* readRowBatches(files: readonly string[], options: ReadOpt
  * Streams the rows of dataset files in their order: messages (`messages` or `conversations`, with role and content or from and value)
  * or Alpaca fields, from JSON, JSON Lines or Parquet. Memory does not grow with the files.
  *
- * Errors: ERR_NOT_FOUND, ERR_IO, ERR_BAD_DATA (file, line or row, field), ERR_UNSUPPORTED (a row with an image or tools), ERR_CANCELLED.
+ * Errors: ERR_NOT_FOUND, ERR_IO, ERR_BAD_DATA (file, line or row, field), ERR_UNSUPPORTED (a row with sound or tools), ERR_CANCELLED.
  */
 export async function* readRows(files: readonly string[], options: ReadOptions = {}): AsyncGenerator<Row> {
   for await (const batch of readRowBatches(files, options)) yield* batch;

@@ -9,15 +9,18 @@
  * Segments are tokenised one by one: the border before an assistant's turn is the one that generation sees.
  */
 import { VltuneError } from '../errors.js';
-import type { Message, TextItem } from './read.js';
+import { type Message, mediaOf, textsOf, withTexts } from './message.js';
+import { cutAtPlaceholders, type MediaPlaceholders, nameOf, TextGuard } from './placeholders.js';
 import type { ChatTemplate } from './template.js';
-import { isPythonSpace, pythonStrip } from './text.js';
+import { escapeRegExp, isPythonSpace, pythonStrip } from './text.js';
 
 export type TextFormat = 'chat' | 'plain';
 
 export interface Segment {
   readonly text: string;
   readonly learn: boolean;
+  /** Set where the segment is the place of a picture or video: which of the row's, in order. Its text is what the template puts there. */
+  readonly media?: number;
 }
 
 export interface RendererOptions {
@@ -37,34 +40,19 @@ export interface RendererOptions {
 }
 
 /** Text of a message: its items joined by nothing, as the seed and Qwen's templates do. */
-function textOf(content: string | readonly TextItem[]): string {
-  return typeof content === 'string' ? content : content.map((item) => item.text).join('');
+function textOf(message: Message): string {
+  return textsOf([message]).join('');
 }
 
-/** A conversation's form: roles, and for each content whether it is a string or a list of how many items. */
+/** A conversation's form: roles, and for each content whether it is a string or a list of which items. */
 function shapeOf(messages: readonly Message[]): string {
   let shape = '';
-  for (const { role, content } of messages) shape += `${role}${typeof content === 'string' ? '' : content.length};`;
-  return shape;
-}
-
-/** The texts of a conversation, in order. */
-function slotsOf(messages: readonly Message[]): string[] {
-  const slots: string[] = [];
-  for (const { content } of messages) {
-    if (typeof content === 'string') slots.push(content);
-    else for (const item of content) slots.push(item.text);
+  for (const { role, content } of messages) {
+    shape += role;
+    if (typeof content !== 'string') for (const { type } of content) shape += `,${type}`;
+    shape += ';';
   }
-  return slots;
-}
-
-/** The same conversation with other texts. */
-function withSlots(messages: readonly Message[], text: (slot: number) => string): Message[] {
-  let slot = 0;
-  return messages.map(({ role, content }) => ({
-    role,
-    content: typeof content === 'string' ? text(slot++) : content.map(() => ({ type: 'text' as const, text: text(slot++) })),
-  }));
+  return shape;
 }
 
 /** A segment whose texts are cut out: literal, slot, literal, slot, …, literal. Slots count on through the conversation. */
@@ -146,12 +134,35 @@ export class Renderer {
     }
   }
 
-  /** The segments of a row. Their texts joined are the row's text. Throws ERR_BAD_DATA where the template refuses it. */
-  segments(messages: readonly Message[]): Segment[] {
+  /**
+   * The segments of a row; `placeholders` are needed for one with pictures or videos. Their texts joined are the row's text. Throws
+   * ERR_BAD_DATA where the template refuses it, or has no place for one of its media.
+   */
+  segments(messages: readonly Message[], placeholders?: MediaPlaceholders): Segment[] {
+    const media = mediaOf(messages);
+    if (media.length === 0) return this.texts(messages);
+    if (this.options.textFormat === 'plain') {
+      throw new VltuneError(
+        'ERR_BAD_DATA',
+        `${nameOf(media[0]!)}: the plain text form has no place for pictures and videos (train with --text-format chat, or leave such ` +
+          'rows out with --skip-images)',
+      );
+    }
+    if (placeholders === undefined)
+      throw new VltuneError(
+        'ERR_UNSUPPORTED',
+        `${nameOf(media[0]!)}: the model reads no images or videos (leave such rows out with --skip-images)`,
+      );
+    const guard = new TextGuard(textsOf(messages), [placeholders.image, placeholders.video]);
+    const segments = this.texts(withTexts(messages, (slot) => guard.texts[slot]!));
+    return cutAtPlaceholders(segments, media, placeholders, guard);
+  }
+
+  private texts(messages: readonly Message[]): Segment[] {
     if (this.template === undefined) return this.plain(messages);
     const shortcut = messages.length <= MAX_SHORTCUT_TURNS ? this.shortcut(messages) : null;
     if (shortcut !== null) {
-      const slots = slotsOf(messages);
+      const slots = textsOf(messages);
       if (slots.every((text) => passes(text, shortcut.guard))) return fill(shortcut.frames, slots);
     }
     return this.rendered(messages);
@@ -168,7 +179,7 @@ export class Renderer {
 
   private plain(messages: readonly Message[]): Segment[] {
     const { appendEos, eosToken } = this.options;
-    const lines = messages.map(({ role, content }) => `${role.toUpperCase()}: ${textOf(content)}`);
+    const lines = messages.map((message) => `${message.role.toUpperCase()}: ${textOf(message)}`);
     const segments: Segment[] = [{ text: pythonStrip(lines.join('\n')), learn: true }];
     if (appendEos && eosToken !== null) segments.push({ text: eosToken, learn: true });
     return segments;
@@ -244,11 +255,11 @@ export class Renderer {
    * in its code; each of those is probed too, and texts that hold one under which the frames fail are kept from the shortcut.
    */
   private findShortcut(messages: readonly Message[]): Shortcut | null {
-    const count = slotsOf(messages).length;
+    const count = textsOf(messages).length;
     const agrees = (frames: readonly Frame[], text: (slot: number) => string): boolean => {
       const slots = Array.from({ length: count }, (_, slot) => text(slot));
       try {
-        return sameSegments(this.rendered(withSlots(messages, (slot) => slots[slot]!)), fill(frames, slots));
+        return sameSegments(this.rendered(withTexts(messages, (slot) => slots[slot]!)), fill(frames, slots));
       } catch (error) {
         if (error instanceof VltuneError) return false;
         throw error;
@@ -256,7 +267,7 @@ export class Renderer {
     };
     let frames: Frame[] | undefined;
     try {
-      frames = framesOf(this.rendered(withSlots(messages, mark)), count);
+      frames = framesOf(this.rendered(withTexts(messages, mark)), count);
     } catch (error) {
       if (!(error instanceof VltuneError)) throw error;
     }
@@ -285,10 +296,7 @@ export class Renderer {
       agrees(known, () => `x ${free.join(' ')} x`) && agrees(known, () => `x${free.toReversed().join('')}x`)
         ? mustGuard
         : literals;
-    const guard =
-      guarded.length === 0
-        ? undefined
-        : new RegExp(guarded.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'u');
+    const guard = guarded.length === 0 ? undefined : new RegExp(guarded.map(escapeRegExp).join('|'), 'u');
     return { frames: known, guard };
   }
 }

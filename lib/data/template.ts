@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { VltuneError } from '../errors.js';
-import type { Message } from './read.js';
+import type { Message } from './message.js';
 
 /** The special tokens a template may name. */
 export interface TemplateTokens {
@@ -36,6 +36,15 @@ function parseObject(path: string, text: string): Record<string, unknown> {
   } catch (cause) {
     throw new VltuneError('ERR_BAD_CHECKPOINT', `${path}: not a JSON object: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** What the template sees of a conversation: of a picture or video that it is one. None writes out where it comes from. */
+function templateView(messages: readonly Message[]): readonly object[] {
+  return messages.map((message) => {
+    const { role, content } = message;
+    if (typeof content === 'string' || content.every((item) => item.type === 'text')) return message;
+    return { role, content: content.map((item) => (item.type === 'text' ? item : { type: item.type, [item.type]: item.type })) };
+  });
 }
 
 /** A template, or a list of named ones of which `default` is taken. */
@@ -117,7 +126,7 @@ export class ChatTemplate {
   render(messages: readonly Message[], options: RenderOptions = {}): string {
     try {
       return this.template.render({
-        messages,
+        messages: templateView(messages),
         tools: null,
         documents: null,
         add_generation_prompt: options.addGenerationPrompt ?? false,

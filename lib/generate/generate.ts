@@ -1,6 +1,10 @@
 /** Text from a model: prompt, chat or raw, to tokens, one by one. */
 
-import type { Message } from '../data/read.js';
+import type { MediaSource } from '../data/media/locate.js';
+import type { MediaOptions } from '../data/media/media_reader.js';
+import type { VideoSource } from '../data/media/video_source.js';
+import type { MediaItem, Message } from '../data/message.js';
+import { encodePrompt, type Prompt } from '../data/prompt.js';
 import { ChatTemplate } from '../data/template.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { type DeviceOption, openDevice } from '../device.js';
@@ -15,9 +19,10 @@ import type { ActivationDType } from '../ops/builder.js';
 import { MersenneTwister } from '../random.js';
 import { resolveModel } from '../weights/hub.js';
 import { type Adapter, readAdapter } from '../weights/lora.js';
-import { DecoderSession } from './decoder_session.js';
+import { DecoderSession, type PromptMedia } from './decoder_session.js';
 import { type GenerationDefaults, readGenerationConfig } from './generation_config.js';
 import { type Sampling, sample } from './sampler.js';
+import { Sight } from './sight.js';
 
 export interface GeneratorOptions {
   /** A PEFT adapter folder that is applied on the fly. */
@@ -29,6 +34,8 @@ export interface GeneratorOptions {
   /** Default auto: a GPU if there is one. */
   readonly device?: DeviceOption | undefined;
   readonly revision?: string | undefined;
+  /** How pictures and videos of prompts are read. */
+  readonly media?: MediaOptions | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Hears of bytes of weights loaded, and in all. */
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
@@ -37,8 +44,13 @@ export interface GeneratorOptions {
 export interface GenerateOptions extends Partial<Sampling> {
   /** A user's turn. One of prompt, messages and raw. */
   readonly prompt?: string | undefined;
-  /** A whole conversation. */
+  /** A whole conversation, with pictures and videos among its texts. */
   readonly messages?: readonly Message[] | undefined;
+  /** Pictures, then videos, that stand before the text of `prompt`. */
+  readonly images?: readonly MediaSource[] | undefined;
+  readonly videos?: readonly VideoSource[] | undefined;
+  /** Where relative paths of pictures and videos start. Default: the working directory. */
+  readonly folder?: string | undefined;
   /** Text that no template touches. */
   readonly raw?: string | undefined;
   /** A system turn before `prompt`. */
@@ -80,7 +92,10 @@ export class Generator {
   readonly #defaults: GenerationDefaults;
   readonly #dtype: ActivationDType;
   readonly #device: Device;
+  readonly #media: MediaOptions;
+  #sight: Sight | undefined;
   #session: DecoderSession | undefined;
+  #sessionSees = false;
   #template: ChatTemplate | undefined;
 
   private constructor(parts: {
@@ -92,6 +107,7 @@ export class Generator {
     defaults: GenerationDefaults;
     dtype: ActivationDType;
     device: Device;
+    media: MediaOptions;
   }) {
     this.#model = parts.model;
     this.#tokenizer = parts.tokenizer;
@@ -101,6 +117,7 @@ export class Generator {
     this.#defaults = parts.defaults;
     this.#dtype = parts.dtype;
     this.#device = parts.device;
+    this.#media = parts.media;
   }
 
   /** Loads a model folder or hub id. ERR_NOT_FOUND, ERR_BAD_CHECKPOINT, ERR_BAD_ADAPTER, ERR_UNSUPPORTED, ERR_NO_DEVICE, ERR_OUT_OF_MEMORY. */
@@ -110,7 +127,7 @@ export class Generator {
     const folder = await resolveModel(model, options.revision === undefined ? {} : { revision: options.revision });
     const opened = await ModelFolder.open(folder);
     const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
-    const trainables = adapter ? adaptersOf(opened.spec, adapter, 0) : Trainables.none();
+    const trainables = adapter ? adaptersOf(opened.spec, adapter, 0, { vision: true }) : Trainables.none();
     const frozen = new FrozenWeights(opened, {
       device,
       dtype,
@@ -122,12 +139,14 @@ export class Generator {
     await frozen.load(options.onProgress, options.signal);
     const params = addon().allocate(trainables.layout.elements * 4, device);
     if (adapter) writeAdapters(params, trainables, adapter);
-    return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype, device });
+    const media = options.media ?? {};
+    return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype, device, media });
   }
 
   /** Yields the new tokens as they are made; returns the whole. */
   async *generate(options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerationResult> {
-    const promptIds = await this.promptIds(options);
+    const prompt = await this.#prompt(options);
+    const promptIds = prompt.ids;
     const sampling = this.#sampling(options);
     const { maxPositions } = this.#model.spec.text;
     const maxNewTokens = Math.min(options.maxNewTokens ?? this.#defaults.maxNewTokens, maxPositions - promptIds.length);
@@ -138,7 +157,8 @@ export class Generator {
         `the prompt has ${promptIds.length} tokens, the model takes ${maxPositions} (max_position_embeddings) with at least one new`,
       );
     }
-    const session = this.#sessionFor(promptIds.length + maxNewTokens);
+    const media = await this.#look(prompt, options.signal);
+    const session = this.#sessionFor(promptIds.length + maxNewTokens, media !== undefined);
     session.reset();
 
     const random = new MersenneTwister(options.seed ?? 0);
@@ -149,7 +169,7 @@ export class Generator {
     let text = '';
     let finishReason: GenerationResult['finishReason'] = 'length';
     const onDevice = this.#device === 'cuda' && session.canDecode(sampling);
-    await session.prefill(promptIds, options.signal);
+    await session.prefill(promptIds, options.signal, media);
     const started = performance.now();
     const chosen = onDevice
       ? chooseOnDevice(session, sampling, seen, random, maxNewTokens, options.signal)
@@ -186,30 +206,57 @@ export class Generator {
 
   /** The logits of the token that follows a prompt, f32 [V]. */
   async nextLogits(options: GenerateOptions): Promise<Float32Array> {
-    const ids = await this.promptIds(options);
-    const session = this.#sessionFor(ids.length);
+    const prompt = await this.#prompt(options);
+    const media = await this.#look(prompt, options.signal);
+    const session = this.#sessionFor(prompt.ids.length, media !== undefined);
     session.reset();
-    return session.read(ids, options.signal);
+    await session.prefill(prompt.ids, options.signal, media);
+    return session.logits();
   }
 
-  /** The ids that a prompt is read as. */
+  /** The ids that a prompt is read as; of its pictures and videos only the headers are read. */
   async promptIds(options: GenerateOptions): Promise<Int32Array> {
-    const given = [options.prompt, options.messages, options.raw].filter((value) => value !== undefined);
+    return (await this.#prompt(options)).ids;
+  }
+
+  async #prompt(options: GenerateOptions): Promise<Prompt> {
+    const { prompt, messages, raw, system, images = [], videos = [], folder = process.cwd(), signal } = options;
+    const given = [prompt, messages, raw].filter((value) => value !== undefined);
     if (given.length !== 1)
       throw new VltuneError('ERR_USAGE', `expected one of prompt, messages and raw, got ${given.length} of them`);
-    if (options.raw !== undefined) return this.#tokenizer.encode(options.raw);
-    const messages: readonly Message[] = options.messages ?? [
-      ...(options.system === undefined ? [] : [{ role: 'system' as const, content: options.system }]),
-      { role: 'user', content: options.prompt! },
-    ];
+    if (prompt === undefined && images.length + videos.length > 0)
+      throw new VltuneError('ERR_USAGE', 'images and videos go with prompt; messages have theirs among their content');
+    if (raw !== undefined) return { ids: await this.#tokenizer.encode(raw), media: [], runs: [] };
     this.#template ??= await ChatTemplate.load(this.#model.folder, this.#tokenizer);
-    return this.#tokenizer.encode(this.#template.render(messages, { addGenerationPrompt: true }));
+    return encodePrompt(messages ?? conversation(prompt!, system, images, videos), {
+      template: this.#template,
+      tokenizer: this.#tokenizer,
+      media: async () => (await this.#seeing()).reader,
+      folder,
+      signal,
+    });
+  }
+
+  async #look(prompt: Prompt, signal: AbortSignal | undefined): Promise<PromptMedia | undefined> {
+    return prompt.media.length > 0 ? (await this.#seeing()).look(prompt, signal) : undefined;
+  }
+
+  async #seeing(): Promise<Sight> {
+    this.#sight ??= await Sight.open(this.#model, this.#tokenizer, {
+      device: this.#device,
+      dtype: this.#dtype,
+      media: this.#media,
+      trainables: this.#trainables,
+      params: this.#params,
+    });
+    return this.#sight;
   }
 
   /** Frees all memory. */
   release(): void {
     this.#session?.release();
     this.#session = undefined;
+    this.#sight?.release();
     this.#frozen.release();
     addon().release(this.#params);
     this.#model.close();
@@ -225,16 +272,35 @@ export class Generator {
     };
   }
 
-  #sessionFor(tokens: number): DecoderSession {
-    if (this.#session && this.#session.capacity >= tokens) return this.#session;
+  #sessionFor(tokens: number, sees: boolean): DecoderSession {
+    if (this.#session && this.#session.capacity >= tokens && (this.#sessionSees || !sees)) return this.#session;
     this.#session?.release();
     this.#session = new DecoderSession(this.#model.spec, this.#frozen, this.#trainables, this.#params, {
       dtype: this.#dtype,
       device: this.#device,
       capacity: Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP,
+      media: sees,
     });
+    this.#sessionSees = sees;
     return this.#session;
   }
+}
+
+/** A user's turn: pictures, videos and then the text, as Qwen's processor likes them. */
+function conversation(
+  prompt: string,
+  system: string | undefined,
+  images: readonly MediaSource[],
+  videos: readonly VideoSource[],
+): Message[] {
+  const media: MediaItem[] = [
+    ...images.map((image, i) => ({ type: 'image' as const, image, field: `images[${i}]` })),
+    ...videos.map((video, i) => ({ type: 'video' as const, video, field: `videos[${i}]` })),
+  ];
+  return [
+    ...(system === undefined ? [] : [{ role: 'system' as const, content: system }]),
+    { role: 'user', content: media.length === 0 ? prompt : [...media, { type: 'text', text: prompt }] },
+  ];
 }
 
 /** At most `count` tokens, each by the logits that the host reads. */
@@ -278,9 +344,7 @@ async function* chooseOnDevice(
 function writeAdapters(params: Storage, trainables: Trainables, adapter: Adapter): void {
   for (const [name, { a, b }] of adapter.tensors) {
     for (const [which, data] of [['A', a] as const, ['B', b] as const]) {
-      const parameter = trainables.layout.get(loraName(name, which));
-      // Adapters of the vision tower have no place in a text program.
-      if (parameter) addon().write(params, parameter.offset * 4, data);
+      addon().write(params, trainables.layout.get(loraName(name, which))!.offset * 4, data);
     }
   }
 }

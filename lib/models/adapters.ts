@@ -1,7 +1,8 @@
 /** LoRA adapters of a model: from a PEFT folder, or new ones by the options of a run. */
+import { VltuneError } from '../errors.js';
 import { MersenneTwister } from '../random.js';
 import { type Adapter, checkAdapterFits } from '../weights/lora.js';
-import { matchTargetModules } from '../weights/target_modules.js';
+import { inScope, type LayerScope, matchTargetModules } from '../weights/target_modules.js';
 import type { LinearSpec, ModelSpec } from './family.js';
 import { Trainables } from './trainables.js';
 
@@ -11,16 +12,27 @@ export interface LoraOptions {
   readonly dropout: number;
   readonly useRslora: boolean;
   readonly targetModules: string | readonly string[];
+  /** Narrows them. */
+  readonly scope?: LayerScope | undefined;
+  /** Whether the vision tower is run, so that its adapters are trained. Default false. */
+  readonly vision?: boolean | undefined;
 }
 
-/** New adapters on the layers that `targetModules` names, as PEFT reads it. */
+/** New adapters on the layers that `targetModules` names, as PEFT reads it, and that are in scope. ERR_USAGE if there is none. */
 export function newAdapters(spec: ModelSpec, options: LoraOptions): Trainables {
   const linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
-  const names = matchTargetModules([...linears.keys()], options.targetModules);
+  const targets = matchTargetModules([...linears.keys()], options.targetModules);
+  const names = inScope(targets, options.scope ?? {});
+  if (names.length === 0)
+    throw new VltuneError(
+      'ERR_USAGE',
+      `the --finetune options leave none of the ${targets.length} layers that --target-modules matches`,
+    );
   const scale = options.alpha / (options.useRslora ? Math.sqrt(options.r) : options.r);
   return Trainables.lora(
     names.map((name) => ({ spec: linears.get(name)!, rank: options.r, scale })),
     options.dropout,
+    { vision: options.vision ?? false },
   );
 }
 

@@ -3,16 +3,18 @@
  * A default is the seed recipe's value where that recipe has one (batch 2, accumulation 4, warm-up 5, one epoch, learning rate
  * 2e-5, adamw_8bit, weight decay 0.01, seed 3407, length 2048, 4 bits), else that of transformers, TRL or PEFT.
  */
+import { type ImageArgs, imageOptionErrors, imageOptions } from '../data/media/media_options.js';
 import { type DeviceOption, deviceOption } from '../device.js';
 import { COMPUTE_DTYPES, type ComputeDType, dtypeFault, trainingDType } from '../dtype.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
+import type { LayerScope } from '../weights/target_modules.js';
 
 export type LrSchedulerType = 'linear' | 'cosine' | 'constant' | 'constant_with_warmup';
 export type OptimizerName = 'adamw_8bit' | 'adamw_torch';
 export type SaveStrategy = 'steps' | 'epoch' | 'no';
 
 /** Every option of a training run with its value settled. */
-export interface TrainArgs {
+export interface TrainArgs extends ImageArgs {
   /** A model folder, or a hub id such as `Qwen/Qwen3-VL-2B-Instruct`. */
   readonly model: string;
   readonly revision: string;
@@ -61,6 +63,14 @@ export interface TrainArgs {
   readonly useRslora: boolean;
   /** `'all-linear'` or a regular expression on the whole module name, or a list of names (PEFT's `target_modules`). */
   readonly targetModules: string | readonly string[];
+  /**
+   * Unsloth's way to narrow the layers that get an adapter, by where they are and what they are part of. undefined: as `targetModules`
+   * says. `finetuneVisionLayers: true` adds the tower's layers to the default `targetModules`.
+   */
+  readonly finetuneVisionLayers: boolean | undefined;
+  readonly finetuneLanguageLayers: boolean | undefined;
+  readonly finetuneAttentionModules: boolean | undefined;
+  readonly finetuneMlpModules: boolean | undefined;
   /** A PEFT adapter folder that training goes on from; its own rank, alpha and targets hold. */
   readonly adapter: string | undefined;
 
@@ -73,6 +83,8 @@ export interface TrainArgs {
   readonly memory: number | undefined;
   /** With CUDA: the frozen embedding table stays in the host's memory; undefined: where the memory limit would else cost speed. */
   readonly embeddingOnHost: boolean | undefined;
+  /** Bytes of the host's memory for features of pictures that a frozen tower has made. */
+  readonly visionCache: number;
   /** undefined: VLTUNE_NUM_THREADS, else OMP_NUM_THREADS, else all CPUs of the process. */
   readonly threads: number | undefined;
 
@@ -86,7 +98,7 @@ export interface TrainArgs {
   readonly reportTo: 'none' | 'tensorboard';
 }
 
-type Optional = Omit<TrainArgs, 'model' | 'outputDir' | 'dataset' | 'evalDataset' | 'memory'>;
+type Optional = Omit<TrainArgs, 'model' | 'outputDir' | 'dataset' | 'evalDataset' | 'memory' | 'visionCache'>;
 
 /** What a caller gives: model, dataset and output folder; the rest has defaults. */
 export type TrainOptions = { readonly [K in keyof Optional]?: Optional[K] | undefined } & {
@@ -96,6 +108,8 @@ export type TrainOptions = { readonly [K in keyof Optional]?: Optional[K] | unde
   readonly evalDataset?: string | readonly string[] | undefined;
   /** `8GB`, `512MiB` or bytes. */
   readonly memory?: string | number | undefined;
+  /** As `memory`; 0: no picture's features are kept. */
+  readonly visionCache?: string | number | undefined;
 };
 
 const MODEL = 'Model';
@@ -104,6 +118,10 @@ const OPTIMIZER = 'Optimizer and schedule';
 const LORA = 'What is trained';
 const MACHINE = 'Machine and memory';
 const OUTPUT = 'Output';
+
+/** The layers of a decoder, and those of a Qwen-VL vision tower without its mergers, as Unsloth chooses them. */
+const LANGUAGE_LAYERS: readonly string[] = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+const VISION_LAYERS: readonly string[] = ['attn.qkv', 'attn.proj', 'mlp.linear_fc1', 'mlp.linear_fc2'];
 
 /** The one table. Its keys are those of TrainArgs; the compiler sees to that. */
 export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
@@ -174,8 +192,9 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     fallback: false,
     onOnly: true,
     group: DATA,
-    help: 'Leave out rows with images instead of refusing them',
+    help: 'Leave out rows with images, videos or sound',
   },
+  ...imageOptions(DATA, "the data file's folder"),
 
   fullFinetuning: {
     kind: 'flag',
@@ -191,10 +210,34 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
   targetModules: {
     kind: 'modules',
     value: 'NAMES...',
-    fallback: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
-    defaultText: 'q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj',
+    fallback: LANGUAGE_LAYERS,
+    defaultText: LANGUAGE_LAYERS.join(','),
     group: LORA,
     help: "Layers with an adapter: names with commas or blanks between, a regular expression, or 'all-linear'",
+  },
+  finetuneVisionLayers: {
+    kind: 'flag',
+    defaultText: 'as target-modules says',
+    group: LORA,
+    help: 'Adapters in the vision tower (for rows with images); with the default target-modules its layers are added',
+  },
+  finetuneLanguageLayers: {
+    kind: 'flag',
+    defaultText: 'as target-modules says',
+    group: LORA,
+    help: 'Adapters in the language model',
+  },
+  finetuneAttentionModules: {
+    kind: 'flag',
+    defaultText: 'as target-modules says',
+    group: LORA,
+    help: 'Adapters on the layers of attention',
+  },
+  finetuneMlpModules: {
+    kind: 'flag',
+    defaultText: 'as target-modules says',
+    group: LORA,
+    help: 'Adapters on the feed-forward layers',
   },
   adapter: { kind: 'text', value: 'DIR', group: LORA, defaultText: 'a new adapter', help: 'Go on from this PEFT adapter' },
 
@@ -338,6 +381,15 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     group: MACHINE,
     help: "Keep the embedding table in the host's memory, which a GPU reads rows of (models whose output head is another)",
   },
+  visionCache: {
+    kind: 'bytes',
+    value: 'SIZE',
+    also: 0,
+    fallback: 2_000_000_000,
+    defaultText: '2GB',
+    group: MACHINE,
+    help: "Keep what a frozen vision tower has made of images in this much of the host's memory, over epochs; 0: make it anew",
+  },
   memory: {
     kind: 'bytes',
     value: 'SIZE',
@@ -420,8 +472,31 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
   },
 };
 
+/** Options that narrow the layers with an adapter. */
+const SCOPE_OPTIONS = [
+  'finetuneVisionLayers',
+  'finetuneLanguageLayers',
+  'finetuneAttentionModules',
+  'finetuneMlpModules',
+] as const;
 /** Options that describe a new LoRA adapter, and so contradict full fine-tuning and an adapter that is there already. */
 const NEW_ADAPTER_OPTIONS = ['loraR', 'loraAlpha', 'loraDropout', 'useRslora', 'targetModules'] as const;
+
+/** Of which one at least must stay on. */
+const SCOPE_PAIRS = [
+  ['finetuneVisionLayers', 'finetuneLanguageLayers', 'model'],
+  ['finetuneAttentionModules', 'finetuneMlpModules', 'layers'],
+] as const;
+
+/** The layers that a new adapter may be on. */
+export function layerScope(args: Pick<TrainArgs, (typeof SCOPE_OPTIONS)[number]>): LayerScope {
+  return {
+    vision: args.finetuneVisionLayers,
+    language: args.finetuneLanguageLayers,
+    attention: args.finetuneAttentionModules,
+    mlp: args.finetuneMlpModules,
+  };
+}
 
 /** Rules between options. Adds what is wrong to `errors` and returns what follows from the options given. */
 function applyRules(
@@ -439,6 +514,12 @@ function applyRules(
     if (given.has(key) && values[key] !== false) exclude('fullFinetuning', key, 'full fine-tuning has no adapter');
   }
   for (const key of NEW_ADAPTER_OPTIONS) exclude('adapter', key, "the adapter's own configuration holds");
+  for (const key of SCOPE_OPTIONS.filter((option) => given.has(option))) {
+    if (on('adapter'))
+      errors.push(`${name('adapter')} and ${name(key)} exclude each other: the adapter's own configuration holds`);
+    if (on('fullFinetuning') && key !== 'finetuneVisionLayers')
+      errors.push(`${name('fullFinetuning')} and ${name(key)} exclude each other: full fine-tuning has no adapter`);
+  }
   exclude('fullFinetuning', 'embeddingOnHost', 'it is trained');
   exclude('fullFinetuning', 'loadIn4bit', 'weights in 4 bits cannot be trained');
   exclude('warmupSteps', 'warmupRatio', 'give one of them');
@@ -446,6 +527,11 @@ function applyRules(
     exclude('resumeFromCheckpoint', 'overwriteOutputDir', 'overwriting removes the checkpoints');
   if (values.textFormat === 'plain') {
     exclude('textFormat', 'assistantOnlyLoss', 'in plain text every token is a target');
+  }
+  errors.push(...imageOptionErrors(values, name));
+  for (const [first, second, what] of SCOPE_PAIRS) {
+    if (values[first] === false && values[second] === false)
+      errors.push(`${name(first)} and ${name(second)} are both off: nothing of the ${what} would get an adapter`);
   }
   if (on('evalSteps') && !on('evalDataset'))
     errors.push(`${name('evalSteps')}: expected ${name('evalDataset')} with it, got none`);
@@ -455,6 +541,10 @@ function applyRules(
 
   return {
     loadIn4bit: values.fullFinetuning === true ? false : values.loadIn4bit,
+    targetModules:
+      values.finetuneVisionLayers === true && !given.has('targetModules')
+        ? [...LANGUAGE_LAYERS, ...VISION_LAYERS]
+        : values.targetModules,
     dtype: values.dtype ?? trainingDType(device),
     warmupSteps: on('warmupRatio') && !on('warmupSteps') ? 0 : values.warmupSteps,
     warmupRatio: on('warmupSteps') ? 0 : values.warmupRatio,

@@ -1,6 +1,8 @@
 /** The training loop: updates over micro-batches, with logging, evaluation, checkpoints and resume. */
 import { mkdir, rmdir } from 'node:fs/promises';
-import { type Batch, buildBatch } from '../data/batches.js';
+import { BatchStream } from '../data/batch_stream.js';
+import type { BatchPlan } from '../data/batches.js';
+import type { RowSource } from '../data/token_dataset.js';
 import { openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { ensureEmptyOutput } from '../files.js';
@@ -16,6 +18,7 @@ import {
   sweepOutput,
 } from './checkpoint.js';
 import { EventLog } from './event_log.js';
+import { MediaFeed } from './media_feed.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
 import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
@@ -33,6 +36,11 @@ export type TrainEvent =
       readonly target_tokens: number;
       readonly truncated_rows: number;
       readonly skipped_rows: number;
+      /** Pictures and videos. */
+      readonly media: number;
+      /** Rows that lost a picture or video, with all behind it, because it does not fit in the maximum whole; and the first of them. */
+      readonly lost_media_rows: number;
+      readonly first_lost_media: string | undefined;
       readonly trainable_parameters: number;
       readonly micro_batches_per_epoch: number;
       readonly steps: number;
@@ -113,6 +121,7 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     if (resumed) checkSameRun(resumed, args, identity);
     await run.frozen.load(hooks.onLoad, hooks.signal);
     run.step.allocate();
+    if (run.sight?.from === 'features') run.sight.encoder.allocate();
     if (resumed) await restoreState(run, resumed);
     else await initializeParameters(run);
     const created = (await mkdir(args.outputDir, { recursive: true })) !== undefined;
@@ -145,6 +154,8 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
 export interface PlanReport {
   readonly device: Device;
   readonly kinds: MemoryPlan;
+  /** Taken beside those by a frozen vision tower, which is run by itself: its activations. */
+  readonly visionBytes: number;
   /**
    * Taken beside those: resident memory of the process before training (Node, its code, the tokenizer, the dataset's index) and of
    * loading; with CUDA what the card holds before.
@@ -162,11 +173,13 @@ export interface PlanReport {
 /** Opens and checks everything as `train` does, and says what it would need. Nothing is allocated or written, and no GPU is needed. */
 export async function plan(options: TrainOptions, hooks: RunHooks = {}): Promise<PlanReport> {
   const run = await openRun(resolveTrainArgs(options), hooks, true);
+  const visionBytes = run.sight?.from === 'features' ? run.sight.encoder.bytes : 0;
   try {
     return {
       device: run.device,
       kinds: run.step.memory,
-      processBytes: run.plannedBytes - run.step.memory.total,
+      visionBytes,
+      processBytes: run.plannedBytes - run.step.memory.total - visionBytes,
       plannedMemoryBytes: run.plannedBytes,
       steps: run.totalSteps,
       rows: run.dataset.stats.rows,
@@ -204,6 +217,7 @@ class TrainingLoop {
   readonly #identity: RunIdentity;
   readonly #hooks: TrainHooks;
   readonly #log: LogEntry[];
+  readonly #feed: MediaFeed;
   #done = 0;
   #tokensSeen = 0;
   #lossSum = 0;
@@ -218,6 +232,7 @@ class TrainingLoop {
     this.#identity = identity;
     this.#log = [...log];
     this.#hooks = hooks;
+    this.#feed = new MediaFeed(run.sight);
   }
 
   async run(doneBefore: number, tokensBefore: number): Promise<TrainResult> {
@@ -228,16 +243,21 @@ class TrainingLoop {
     this.#announce(doneBefore);
     const started = performance.now();
     this.#window = emptyWindow();
-    while (this.#done < totalSteps) {
-      const epoch = Math.floor(this.#done / batches.updatesPerEpoch);
-      try {
-        await this.#update(epoch, this.#done % batches.updatesPerEpoch);
-      } catch (error) {
-        if (this.#hooks.signal?.aborted) throw await this.#interrupted(error);
-        throw error;
+    const stream = this.#stream(this.#run.dataset, microBatches(batches, doneBefore, totalSteps));
+    try {
+      while (this.#done < totalSteps) {
+        const epoch = Math.floor(this.#done / batches.updatesPerEpoch);
+        try {
+          await this.#update(stream, epoch, this.#done % batches.updatesPerEpoch);
+        } catch (error) {
+          if (this.#hooks.signal?.aborted) throw await this.#interrupted(error);
+          throw error;
+        }
+        await this.#afterUpdate();
+        if (this.#hooks.signal?.aborted) throw await this.#interrupted(undefined);
       }
-      await this.#afterUpdate();
-      if (this.#hooks.signal?.aborted) throw await this.#interrupted(undefined);
+    } finally {
+      stream.close();
     }
     if (this.#args.saveStrategy !== 'no' && this.#lastSaved !== this.#done && this.#updatesHere > 0) await this.#save();
     await saveWeights(this.#run, this.#args.outputDir);
@@ -265,7 +285,7 @@ class TrainingLoop {
   }
 
   /** One update: every micro-batch forward and backward, then clip and AdamW. */
-  async #update(epoch: number, index: number): Promise<void> {
+  async #update(stream: BatchStream, epoch: number, index: number): Promise<void> {
     const { step, batches, dataset } = this.#run;
     const rows = batches.update(epoch, index);
     const targetsOf = (batch: Int32Array) => batch.reduce((sum, row) => sum + dataset.targetCounts[row]!, 0);
@@ -273,15 +293,13 @@ class TrainingLoop {
     const firstMicroStep = (epoch * batches.updatesPerEpoch + index) * this.#args.gradientAccumulationSteps;
 
     let tokens = 0;
-    let next: Batch | undefined = buildBatch(dataset, rows[0]!);
     for (const [i] of rows.entries()) {
-      const batch: Batch = next!;
+      // Those that follow are read while native code works on this one.
+      const batch = stream.next()!;
       const scale =
         this.#args.lossAverage === 'tokens' ? 1 / Math.max(1, targets) : 1 / (Math.max(1, batch.numTargets) * rows.length);
-      const running = step.microStep(batch, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
-      // The next batch is read while native code works on this one.
-      next = i + 1 < rows.length ? buildBatch(dataset, rows[i + 1]!) : undefined;
-      await running;
+      const micro = await this.#feed.micro(batch, this.#hooks.signal);
+      await step.microStep(micro, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
       tokens += batch.numTokens;
     }
     const made = this.#done - this.#skipped;
@@ -351,8 +369,10 @@ class TrainingLoop {
     const { evalBatches, evalDataset, step } = this.#run;
     const targets = evalDataset!.stats.targetTokens;
     let loss = 0;
-    for (const rows of evalBatches!.microBatches(0)) {
-      loss += await step.evaluate(buildBatch(evalDataset!, rows), 1 / Math.max(1, targets), this.#hooks.signal);
+    const stream = this.#stream(evalDataset!, evalBatches!.microBatches(0));
+    for (let batch = stream.next(); batch; batch = stream.next()) {
+      const micro = await this.#feed.micro(batch, this.#hooks.signal);
+      loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#hooks.signal);
     }
     const epoch = this.#epoch();
     this.#log.push({ epoch, step: this.#done, eval_loss: loss });
@@ -389,6 +409,10 @@ class TrainingLoop {
     );
   }
 
+  #stream(dataset: RowSource, batches: Iterable<Int32Array>): BatchStream {
+    return new BatchStream(dataset, batches, { wanted: (media) => this.#feed.wants(media) });
+  }
+
   /** Updates that were not made, in f16; the schedule stands still meanwhile, as transformers' does. */
   get #skipped(): number {
     return this.#run.step.scaler?.state.skipped ?? 0;
@@ -406,7 +430,7 @@ class TrainingLoop {
 
   #announce(resumedStep: number): void {
     const { dataset, trainables, batches, totalSteps, plannedBytes } = this.#run;
-    const { rows, tokens, targetTokens, truncated, skippedImages, dropped } = dataset.stats;
+    const { rows, tokens, targetTokens, truncated, skippedImages, dropped, media, lostMedia, firstLostMedia } = dataset.stats;
     this.#emit({
       event: 'start',
       model: this.#args.model,
@@ -416,6 +440,9 @@ class TrainingLoop {
       target_tokens: targetTokens,
       truncated_rows: truncated,
       skipped_rows: skippedImages + dropped,
+      media,
+      lost_media_rows: lostMedia,
+      first_lost_media: firstLostMedia,
       trainable_parameters: trainables.layout.trainable,
       micro_batches_per_epoch: batches.microBatchesPerEpoch,
       steps: totalSteps,
@@ -428,6 +455,12 @@ class TrainingLoop {
   #emit(event: TrainEvent): void {
     this.#hooks.onEvent?.(event);
   }
+}
+
+/** The rows of every micro-batch of updates `from` to `to`, in order. */
+function* microBatches(batches: BatchPlan, from: number, to: number): Generator<Int32Array> {
+  for (let done = from; done < to; done++)
+    yield* batches.update(Math.floor(done / batches.updatesPerEpoch), done % batches.updatesPerEpoch);
 }
 
 /** The memory there is in use: resident, or with CUDA on the card, as the driver counts it. */

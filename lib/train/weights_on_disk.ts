@@ -11,6 +11,8 @@ import { isJsonObject, type JsonObject } from '../weights/json.js';
 import { readAdapter, writeAdapter } from '../weights/lora.js';
 import { copyOtherFiles } from '../weights/model_files.js';
 import { readTensorPieces, type TensorEntry, type TensorInfo, writeCheckpoint } from '../weights/safetensors.js';
+import { isScoped } from '../weights/target_modules.js';
+import { layerScope } from './args.js';
 import { OPTIMIZER_FILE, type SavedCheckpoint } from './checkpoint.js';
 import type { LossScale } from './loss_scale.js';
 import type { StateArray } from './optimizer.js';
@@ -73,7 +75,8 @@ async function saveAdapter(run: Run, folder: string): Promise<void> {
     loraAlpha: config?.loraAlpha ?? args.loraAlpha,
     loraDropout: config?.loraDropout ?? args.loraDropout,
     useRslora: config?.useRslora ?? args.useRslora,
-    targetModules: config?.targetModules ?? args.targetModules,
+    // A narrowed choice is written out: PEFT has no words for it.
+    targetModules: config?.targetModules ?? (isScoped(layerScope(args)) ? [...trainables.lora.keys()] : args.targetModules),
     ...(config && { excludeModules: config.excludeModules, rankPattern: config.rankPattern, alphaPattern: config.alphaPattern }),
     modules,
   });

@@ -60,6 +60,33 @@ export function matchTargetModules(moduleNames: readonly string[], target: Modul
   return matched;
 }
 
+/** Unsloth's `finetune_*` options: what may get an adapter, by where it is and what it is part of. Absent: on. */
+export interface LayerScope {
+  readonly vision?: boolean | undefined;
+  readonly language?: boolean | undefined;
+  readonly attention?: boolean | undefined;
+  readonly mlp?: boolean | undefined;
+}
+
+/** What Unsloth knows the parts of a model by, in the paths of its layers. */
+const VISION = /vision|image|visual|patch/;
+const ATTENTION = /self_attn|attention|attn/;
+const MLP = /mlp|feed_forward|ffn|dense/;
+
+/** Whether any option narrows the choice. */
+export function isScoped({ vision, language, attention, mlp }: LayerScope): boolean {
+  return [vision, language, attention, mlp].includes(false);
+}
+
+/** Those of `moduleNames` that are in scope. A scope that is narrowed leaves out what is neither attention nor feed-forward, as Unsloth's. */
+export function inScope(moduleNames: readonly string[], scope: LayerScope): string[] {
+  if (!isScoped(scope)) return [...moduleNames];
+  const { vision = true, language = true, attention = true, mlp = true } = scope;
+  return moduleNames.filter(
+    (name) => (VISION.test(name) ? vision : language) && ((attention && ATTENTION.test(name)) || (mlp && MLP.test(name))),
+  );
+}
+
 /** Entries of a list that match no linear layer: likely misspelled. PEFT passes over them in silence. */
 export function unmatchedTargets(moduleNames: readonly string[], target: ModulePattern): string[] {
   if (typeof target === 'string') return [];

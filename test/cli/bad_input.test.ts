@@ -118,17 +118,33 @@ badDataset(
   /data\.jsonl, line 2.*messages\[0\]\.content/,
   GOOD + row([turn('user', 7), turn('assistant', 'c')]),
 );
+const seeing = (item: object): string => row([turn('user', [item, { type: 'text', text: 'x' }]), turn('assistant', 'c')]);
 badDataset(
-  'an image row is refused by name, and --skip-images named',
-  /data\.jsonl, line 2.*image.*--skip-images/,
-  GOOD +
-    row([
-      turn('user', [
-        { type: 'image', image: 'a.png' },
-        { type: 'text', text: 'x' },
-      ]),
-      turn('assistant', 'c'),
-    ]),
+  'an image that is not there is named by row and field',
+  /data\.jsonl, line 2: messages\[0\]\.content\[0\]: a\.png: no such file/,
+  GOOD + seeing({ type: 'image', image: 'a.png' }),
+);
+badDataset(
+  'an image that leads out of --image-root',
+  /data\.jsonl, line 1: messages\[0\]\.content\[0\]: \.\.\/package\.json: it leads out of the image root/,
+  seeing({ type: 'image', image: '../package.json' }),
+  ['--image-root', 'lib'],
+);
+badDataset(
+  'an image on the network',
+  /data\.jsonl, line 1: messages\[0\]\.content\[0\]: http:\/\/127\.0\.0\.1\/a\.png: .*--allow-remote-images/,
+  seeing({ type: 'image_url', image_url: { url: 'http://127.0.0.1/a.png' } }),
+);
+badDataset(
+  'sound is refused, and --skip-images named',
+  /data\.jsonl, line 2: messages\[0\]\.content\[0\]: sound is not supported.*--skip-images/,
+  GOOD + seeing({ type: 'audio', audio: 'a.wav' }),
+);
+badDataset(
+  'an image in the plain text form',
+  /data\.jsonl, line 1: messages\[0\]\.content\[0\]: the plain text form has no place.*--skip-images/,
+  seeing({ type: 'image', image: 'a.png' }),
+  ['--text-format', 'plain'],
 );
 badDataset(
   'bytes that are not UTF-8',
@@ -395,6 +411,20 @@ refused('generate: --system without --prompt', /--system: goes with --prompt onl
 refused('generate: a negative temperature', /--temperature: expected a number from 0 to 100, got -1/, generateCommand, () => [
   ...['--model', MODEL, '--prompt', 'a', '--temperature', '-1'],
 ]);
+refused('generate: an image beside messages', /--image: goes with --prompt only/, generateCommand, async (place) => [
+  ...['--model', MODEL, '--messages', await place.file('m.json', '[{"role":"user","content":"x"}]'), '--image', 'a.png'],
+]);
+refused('generate: an image that is not there', /images\[0\]: none\.png: no such file/, generateCommand, () => [
+  ...['--model', MODEL, '--prompt', 'x', '--image', 'none.png'],
+]);
+refused(
+  'generate: a messages file with an image without a source',
+  /m\.json: messages\[0\]\.content\[0\]: a picture without a source/,
+  generateCommand,
+  async (place) => [
+    ...['--model', MODEL, '--messages', await place.file('m.json', '[{"role":"user","content":[{"type":"image"}]}]')],
+  ],
+);
 refused(
   'generate: a messages file with an unknown role',
   /m\.json: messages\[0\]\.role: expected "system", "user" or "assistant", got "bot"/,

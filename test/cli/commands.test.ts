@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { ALPACA, jsonLines, MODEL, scratch, vltune } from './run.js';
@@ -38,6 +38,30 @@ test('a messages file is the same as the prompt and system that it holds; raw te
   t.deepEqual(fromFile.token_ids, fromPrompt.token_ids);
   t.is(fromFile.num_prompt_tokens, fromPrompt.num_prompt_tokens);
   t.true(Number((await answer('--raw', 'Hi')).num_prompt_tokens) < 4);
+});
+
+test('images and videos of the command line stand before the prompt, as messages that hold them in their folder have it', async (t) => {
+  const folder = await scratch(t);
+  const [picture, frames] = [join(folder, 'a.png'), join(folder, 'frames')];
+  await mkdir(frames);
+  await copyFile('test/fixtures/media-rows/wide.png', picture);
+  for (const name of ['frame0.png', 'frame1.png']) await copyFile(`test/fixtures/media-rows/${name}`, join(frames, name));
+  const content = [
+    { type: 'image', image: 'a.png' },
+    { type: 'video', video: 'frames' },
+    { type: 'text', text: 'What?' },
+  ];
+  const file = join(folder, 'chat.json');
+  await writeFile(file, JSON.stringify([{ role: 'user', content }]));
+  const answer = async (...args: string[]) => {
+    const { code, stdout, stderr } = await vltune(['generate', '--model', MODEL, ...GREEDY, '--json', ...args]);
+    t.is(code, 0, stderr);
+    const { token_ids: ids, num_prompt_tokens: prompt } = jsonLines(stdout)[0]!;
+    return { ids, prompt };
+  };
+  const fromLine = await answer('--prompt', 'What?', '--image', picture, '--video', frames);
+  t.deepEqual(await answer('--messages', file), fromLine);
+  t.true(Number(fromLine.prompt) > 65 + 4);
 });
 
 test('a seed repeats what is sampled', async (t) => {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Generator, type GeneratorOptions } from '../../lib/generate/generate.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
 import { distance } from '../parity/fixtures.js';
+import { checkMediaAnswers, MEDIA_ADAPTERS } from '../parity/media_answers.js';
 import { cuda } from './support.js';
 
 const MODEL = join(PACKAGE_ROOT, 'models', 'vltune-tiny');
@@ -51,3 +52,9 @@ cuda('logits on a GPU in bf16 and 4 bits are near those of the CPU, and the same
   }
   t.deepEqual(await answers({ ...options, device: 'cuda' }), gpu);
 });
+
+for (const adapter of MEDIA_ADAPTERS) {
+  cuda(`prompts with pictures and videos on a GPU have transformers' logits and greedy tokens: ${adapter ?? 'base'}`, (t) =>
+    checkMediaAnswers(t, adapter, 'cuda'),
+  );
+}

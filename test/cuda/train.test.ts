@@ -4,7 +4,7 @@ import { plan, train } from '../../lib/index.js';
 import { addon } from '../../lib/native.js';
 import { quantizeCheckpoint } from '../../lib/weights/quantize.js';
 import { FIXTURES, readJson, type Trace } from '../parity/fixtures.js';
-import { checkRun, RUNS } from '../parity/runs.js';
+import { checkRun, MEDIA_RUNS, mediaRows, RUNS } from '../parity/runs.js';
 import { checkKilled } from '../train/kill.js';
 import { checkLimits } from '../train/limits.js';
 import { checkOverflow } from '../train/overflow.js';
@@ -22,6 +22,22 @@ for (const name of Object.keys(RUNS)) {
     return await checkRun(t, name, { device: 'cuda', model });
   });
 }
+
+for (const name of Object.keys(MEDIA_RUNS)) {
+  cuda(`each update of ${name} on a GPU, over rows with pictures and videos, is that of transformers and PEFT`, async (t) => {
+    t.timeout(300_000);
+    await checkRun(t, name, { device: 'cuda', ...mediaRows(t) });
+  });
+}
+
+cuda('a run over pictures on a GPU is the same bytes with and without features kept', async (t) => {
+  const folder = temporaryFolder(t);
+  const run = (name: string, visionCache: number) =>
+    train(shortRun(join(folder, name), { device: 'cuda', saveStrategy: 'no', maxLength: 200, visionCache, ...mediaRows(t) }));
+  await run('kept', 2e9);
+  await run('anew', 0);
+  t.is(weightDigest(join(folder, 'anew')), weightDigest(join(folder, 'kept')));
+});
 
 for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
   cuda(`a run on a GPU, twice, and with everything recomputed, is the same bytes, ${dtype}`, async (t) => {

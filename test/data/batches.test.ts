@@ -2,7 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { BatchPlan, type BatchPlanOptions, buildBatch } from '../../lib/data/batches.js';
 import { randperm } from '../../lib/data/order.js';
-import type { RowSource } from '../../lib/data/prepare.js';
+import type { RowSource } from '../../lib/data/token_dataset.js';
 import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 
 /** Rows whose token i of row r has id 1000·r + i, with labels on the odd ones. */
@@ -41,6 +41,7 @@ test('a batch is its rows side by side, each predicting its own next token', (t)
     numTokens: 8,
     numTargets: 3,
     maxRow: 4,
+    media: [],
   });
 });
 

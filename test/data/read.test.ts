@@ -2,7 +2,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import fc from 'fast-check';
-import { type Message, type ReadOptions, type Row, readRows } from '../../lib/data/read.js';
+import type { Message } from '../../lib/data/message.js';
+import { type ReadOptions, type Row, readRows } from '../../lib/data/read.js';
 import { type ErrorCode, VltuneError } from '../../lib/errors.js';
 import { FIXTURES, temporaryFolder, throwsCode, writeTemporary } from './fixtures.js';
 
@@ -108,41 +109,6 @@ test("the converter's empty image is no image", async (t) => {
   t.deepEqual((await collect([path]))[0]!.messages[0]!.content, text('u'));
 });
 
-const IMAGE_ROWS: readonly (readonly [row: unknown, field: RegExp])[] = [
-  [
-    { messages: [{ role: 'user', content: [...text('u'), { type: 'image', image: 'a.png' }] }, PAIR[1]] },
-    /messages\[0\]\.content\[1\]/,
-  ],
-  [
-    { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:' } }, ...text('u')] }, PAIR[1]] },
-    /messages\[0\]\.content\[0\]/,
-  ],
-  [{ messages: [{ role: 'user', content: [{ type: 'video', video: ['a'] }] }, PAIR[1]] }, /messages\[0\]\.content\[0\]/],
-  [{ messages: PAIR, images: [{ bytes: 'x' }] }, /images/],
-  [{ instruction: 'i', output: 'o', image: 'a.png' }, /: image:/],
-  [{ instruction: 'i', output: 'o', img: { path: 'a.png' } }, /: img:/],
-];
-
-for (const [row, field] of IMAGE_ROWS) {
-  test(`the image of ${JSON.stringify(row).slice(0, 90)} is refused by name, or skipped and counted`, async (t) => {
-    const path = writeTemporary(t, 'a.jsonl', `${JSON.stringify({ messages: PAIR })}\n${JSON.stringify(row)}\n`);
-    await throwsCode(t, () => collect([path]), 'ERR_UNSUPPORTED', field);
-    await throwsCode(t, () => collect([path]), 'ERR_UNSUPPORTED', /a\.jsonl, line 2: .*--skip-images/);
-    const skipped: string[] = [];
-    t.is((await collect([path], { skipImages: true, onSkip: (place) => skipped.push(place) })).length, 1);
-    t.deepEqual(skipped, [`${path}, line 2`]);
-  });
-}
-
-test('an image in Parquet is named by its row', async (t) => {
-  await throwsCode(
-    t,
-    () => collect([join(FIXTURES, 'images.parquet')]),
-    'ERR_UNSUPPORTED',
-    /images\.parquet, row 2: messages\[0\]\.content\[1\]/,
-  );
-});
-
 const U = PAIR[0];
 const A = PAIR[1];
 const BAD_ROWS: readonly (readonly [row: unknown, message: RegExp, code?: ErrorCode])[] = [
@@ -194,7 +160,7 @@ const BAD_ROWS: readonly (readonly [row: unknown, message: RegExp, code?: ErrorC
   ],
   [
     { messages: [{ role: 'user', content: [{ text: 'x' }] }, A] },
-    /messages\[0\]\.content\[0\]\.type: expected "text" or "image", got nothing/,
+    /messages\[0\]\.content\[0\]\.type: expected "text", "image" or "video", got nothing/,
   ],
   [
     { messages: [{ role: 'user', content: 'half \ud83d' }, A] },

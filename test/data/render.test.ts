@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import type { Message, Role } from '../../lib/data/read.js';
+import type { Message, Role } from '../../lib/data/message.js';
 import { Renderer, type RendererOptions, type Segment } from '../../lib/data/render.js';
 import { ChatTemplate } from '../../lib/data/template.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';

@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import type { Message } from '../../lib/data/read.js';
+import type { Message } from '../../lib/data/message.js';
 import { ChatTemplate, type TemplateTokens } from '../../lib/data/template.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';
 import { QWEN3, readJson, TINY, temporaryFolder, throwsCode } from './fixtures.js';

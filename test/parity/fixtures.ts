@@ -9,6 +9,8 @@ import { readSafetensorsHeader, readTensor } from '../../lib/weights/safetensors
 /** `test/fixtures` of the repository: the compiled tests run from `dist/test/parity`. */
 export const FIXTURES: string = fileURLToPath(new URL('../../../test/fixtures', import.meta.url));
 export const PARITY: string = join(FIXTURES, 'parity');
+/** Pictures, and rows that hold them. */
+export const MEDIA_ROWS: string = join(FIXTURES, 'media-rows');
 export const MODEL: string = join(FIXTURES, 'qwen3vl-tiny');
 
 export interface TraceStep {

@@ -5,14 +5,14 @@
  * With 32-bit optimizer state, rounding alone leaves losses 2e-7 and weights up to 5e-6 apart after 20 updates, so bounds are near
  * that. An 8-bit state moves by whole codes where two gradients differ in their last bit: there the loss may be 1e-3 apart.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import type { ExecutionContext } from 'ava';
 
 import { type TrainEvent, type TrainOptions, train } from '../../lib/index.js';
-import { distance, MODEL, PARITY, readFloats, readJson, relative, type Trace } from './fixtures.js';
+import { distance, MEDIA_ROWS, MODEL, PARITY, readFloats, readJson, relative, type Trace } from './fixtures.js';
 
 interface Bounds {
   readonly loss: number;
@@ -40,9 +40,26 @@ export const RUNS: Readonly<Record<string, { readonly expected: string; readonly
   full: { expected: 'full.final.safetensors', written: 'model.safetensors' },
 };
 
-/** Runs one of `RUNS`, with options of the caller's own, and holds it to the trace of the same name. */
+/** Runs over rows with pictures and videos (`media_train_parity.py`): adapters in the language model alone, and in the tower too. */
+export const MEDIA_RUNS: typeof RUNS = {
+  'lora-media': { expected: 'lora-media.final.safetensors', written: 'adapter_model.safetensors' },
+  'lora-media-tower': { expected: 'lora-media-tower.final.safetensors', written: 'adapter_model.safetensors' },
+};
+
+/** Options of a run over `MEDIA_RUNS`'s rows, in a file elsewhere: its paths start at the image root. */
+export function mediaRows(t: ExecutionContext): Partial<TrainOptions> {
+  const folder = mkdtempSync(join(tmpdir(), 'vltune-parity-rows-'));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+  const lines = readFileSync(join(MEDIA_ROWS, 'rows.jsonl'), 'utf8').split('\n');
+  const file = join(folder, 'rows.jsonl');
+  // transformers would put a picture's feature in the place of a text that looks like one.
+  writeFileSync(file, lines.filter((line) => !line.includes('<|image_pad|>')).join('\n'));
+  return { dataset: [file], evalDataset: [file], imageRoot: MEDIA_ROWS };
+}
+
+/** Runs one of `RUNS` or `MEDIA_RUNS`, with options of the caller's own, and holds it to the trace of the same name. */
 export async function checkRun(t: ExecutionContext, name: string, more: Partial<TrainOptions> = {}): Promise<void> {
-  const { expected, written } = RUNS[name]!;
+  const { expected, written } = { ...RUNS, ...MEDIA_RUNS }[name]!;
   const { options, steps, eval_loss: evalLoss } = readJson<Trace>(`${name}.json`);
   const { adapter, ...settings } = options;
   const bounds = BOUNDS[options.optim];

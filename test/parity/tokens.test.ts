@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import test from 'ava';
 
 import { BatchPlan } from '../../lib/data/batches.js';
-import { prepareDataset, type TokenDataset } from '../../lib/data/prepare.js';
+import { prepareDataset } from '../../lib/data/prepare.js';
 import { ChatTemplate } from '../../lib/data/template.js';
+import type { TokenDataset } from '../../lib/data/token_dataset.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';
 import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 import { type EncodedRow, MODEL, PARITY, readJson, type Trace } from './fixtures.js';

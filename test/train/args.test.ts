@@ -176,3 +176,39 @@ test('no value of any type makes the check throw anything but its own list', (t)
   );
   t.pass();
 });
+
+test('the tower joins the default target modules when its layers are asked for, and a list that was given stays as it is', (t) => {
+  const targets = (options: Partial<TrainOptions>) => resolveTrainArgs({ ...LEAST, ...options }).targetModules;
+  const language = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+  t.deepEqual(targets({}), language);
+  t.deepEqual(targets({ finetuneVisionLayers: false }), language);
+  t.deepEqual(targets({ finetuneVisionLayers: true }), [
+    ...language,
+    ...['attn.qkv', 'attn.proj', 'mlp.linear_fc1', 'mlp.linear_fc2'],
+  ]);
+  t.deepEqual(targets({ finetuneVisionLayers: true, targetModules: ['q_proj'] }), ['q_proj']);
+});
+
+test('options that say where adapters go leave something, and go with a new adapter', (t) => {
+  const off = { finetuneVisionLayers: false, finetuneLanguageLayers: false };
+  t.regex(
+    message(off),
+    /finetuneVisionLayers and finetuneLanguageLayers are both off: nothing of the model would get an adapter/,
+  );
+  t.regex(
+    message({ finetuneAttentionModules: false, finetuneMlpModules: false }),
+    /finetuneAttentionModules and finetuneMlpModules are both off: nothing of the layers/,
+  );
+  t.regex(message({ adapter: 'a', finetuneMlpModules: false }), /adapter and finetuneMlpModules exclude each other/);
+  t.regex(message({ fullFinetuning: true, finetuneLanguageLayers: false }), /fullFinetuning and finetuneLanguageLayers exclude/);
+  t.is(message({ fullFinetuning: true, finetuneVisionLayers: false }), 'no error', 'it keeps the tower as it is');
+});
+
+test('sizes of images and of what is kept of them are checked', (t) => {
+  t.is(resolveTrainArgs(LEAST).visionCache, 2e9);
+  t.is(resolveTrainArgs({ ...LEAST, visionCache: '512MiB' }).visionCache, 2 ** 29);
+  t.is(resolveTrainArgs({ ...LEAST, visionCache: 0 }).visionCache, 0);
+  t.regex(message({ visionCache: -1 }), /visionCache: expected a size such as .*, or 0, got -1/);
+  t.regex(message({ imageMinPixels: 10, imageMaxPixels: 9 }), /imageMinPixels: expected at most imageMaxPixels \(9\), got 10/);
+  t.regex(message({ imageProcessor: 'cv2' }), /imageProcessor: expected torchvision or pil, got "cv2"/);
+});

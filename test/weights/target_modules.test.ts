@@ -1,7 +1,13 @@
 import { readFileSync } from 'node:fs';
 import test from 'ava';
 import { fromPythonRegex } from '../../lib/weights/python_regex.js';
-import { type ModulePattern, matchTargetModules, unmatchedTargets } from '../../lib/weights/target_modules.js';
+import {
+  inScope,
+  type LayerScope,
+  type ModulePattern,
+  matchTargetModules,
+  unmatchedTargets,
+} from '../../lib/weights/target_modules.js';
 import { fails, fixture } from './fixtures.js';
 
 interface Case {
@@ -71,4 +77,49 @@ test('Python syntax that JavaScript reads otherwise keeps its meaning', (t) => {
   t.true(matches('a|b', 'b'));
   t.false(matches('a|b', 'ab'), 'the whole name must match, whichever branch');
   t.true(matches('a\\_\\-\\/b/c', 'a_-/b/c'));
+});
+
+/** Unsloth's own expression for its `finetune_*` options over a list of names (unsloth_zoo's `get_peft_regex`). */
+function unsloth({ vision = true, language = true, attention = true, mlp = true }: LayerScope, names: readonly string[]): RegExp {
+  const parts = [...(vision ? ['vision', 'image', 'visual', 'patch'] : []), ...(language ? ['language', 'text'] : [])].join('|');
+  const components = [
+    ...(attention ? ['self_attn', 'attention', 'attn'] : []),
+    ...(mlp ? ['mlp', 'feed_forward', 'ffn', 'dense'] : []),
+  ].join('|');
+  return new RegExp(`^.*?(?:${parts}).*?(?:${components}).*?(?:${names.join('|')}).*?$`);
+}
+
+test("a scope leaves the layers that Unsloth's expression matches", (t) => {
+  const names = [
+    'q_proj',
+    'k_proj',
+    'v_proj',
+    'o_proj',
+    'gate_proj',
+    'up_proj',
+    'down_proj',
+    'qkv',
+    'proj',
+    'linear_fc1',
+    'linear_fc2',
+  ];
+  for (let bits = 0; bits < 15; bits++) {
+    const [vision, language, attention, mlp] = [1, 2, 4, 8].map((bit) => (bits & bit) !== 0);
+    if (!(vision || language) || !(attention || mlp)) continue;
+    const scope = { vision, language, attention, mlp };
+    const expression = unsloth(scope, names);
+    const targets = linears.filter((name) => names.some((end) => name.endsWith(`.${end}`)));
+    t.deepEqual(
+      inScope(targets, scope),
+      targets.filter((name) => expression.test(name)),
+      JSON.stringify(scope),
+    );
+  }
+});
+
+test('a scope that narrows nothing leaves every layer, mergers too', (t) => {
+  t.deepEqual(inScope(linears, {}), linears);
+  t.deepEqual(inScope(linears, { vision: true, mlp: true }), linears);
+  const narrowed = inScope(linears, { language: false });
+  t.true(narrowed.length > 0 && narrowed.every((name) => name.includes('visual.blocks.')));
 });

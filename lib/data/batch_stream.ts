@@ -1,0 +1,99 @@
+/**
+ * Batches in order, with those that follow made ready while one is in use: their rows read, and the pictures and videos in them decoded
+ * on the threads of Node's pool. How far ahead is bounded by the memory that decoded patches take, so it does not grow with the dataset.
+ */
+import { mapBounded } from '../async.js';
+import { type Batch, type BatchMedia, buildBatch } from './batches.js';
+import type { RowSource } from './token_dataset.js';
+
+export interface BatchStreamOptions {
+  /** Most batches that are ready or being made ready besides the one in use. Default 4. */
+  readonly ahead?: number | undefined;
+  /** Beyond the next batch, none is begun while decoded patches take this much. Default 128 MiB. */
+  readonly bytes?: number | undefined;
+  /** Whether a picture or video will have to be decoded. Default: each one. What is not wanted ahead may be asked for all the same. */
+  readonly wanted?: ((media: BatchMedia) => boolean) | undefined;
+}
+
+interface Ready {
+  readonly batch: Batch;
+  /** Of its patches, decoded ahead. */
+  readonly bytes: number;
+}
+
+const AHEAD = 4;
+const BYTES = 128 << 20;
+/** Pictures of a batch that are decoded at once: as many as Node's pool has threads by default. */
+const DECODED_AT_ONCE = 4;
+
+export class BatchStream {
+  readonly #source: RowSource;
+  readonly #rows: Iterator<Int32Array>;
+  readonly #options: BatchStreamOptions;
+  readonly #ready: Ready[] = [];
+  #ended = false;
+  #failure: unknown;
+
+  /** `batches`: the rows of each. */
+  constructor(source: RowSource, batches: Iterable<Int32Array>, options: BatchStreamOptions = {}) {
+    this.#source = source;
+    this.#rows = batches[Symbol.iterator]();
+    this.#options = options;
+  }
+
+  /** The next batch; undefined after the last. Those that follow are read when the caller next waits for something. */
+  next(): Batch | undefined {
+    if (this.#ready.length === 0 && this.#failure === undefined) this.#readOne();
+    if (this.#ready.length === 0 && this.#failure !== undefined) throw this.#failure;
+    const next = this.#ready.shift();
+    if (!this.#ended) setImmediate(() => this.#fill());
+    return next?.batch;
+  }
+
+  /** Begins nothing more. */
+  close(): void {
+    this.#ended = true;
+    this.#ready.length = 0;
+  }
+
+  #fill(): void {
+    const { ahead = AHEAD, bytes = BYTES } = this.#options;
+    try {
+      while (!this.#ended && this.#failure === undefined && this.#ready.length < ahead) {
+        const held = this.#ready.reduce((sum, ready) => sum + ready.bytes, 0);
+        if (this.#ready.length > 0 && held >= bytes) return;
+        this.#readOne();
+      }
+    } catch (error) {
+      this.#failure = error; // for the caller of `next` who comes to this batch
+    }
+  }
+
+  #readOne(): void {
+    if (this.#ended) return;
+    const rows = this.#rows.next();
+    if (rows.done) {
+      this.#ended = true;
+      return;
+    }
+    const batch = buildBatch(this.#source, rows.value);
+    const wanted = this.#options.wanted ? batch.media.filter(this.#options.wanted) : batch.media;
+    this.#ready.push({ batch, bytes: wanted.reduce((sum, media) => sum + patchBytes(media), 0) });
+    // An error is told to whoever asks for the patches.
+    mapBounded(wanted, DECODED_AT_ONCE, (media) => media.patches()).catch(() => undefined);
+  }
+}
+
+/** What the patches of a picture or video take in memory. */
+export function patchBytes({ grid: [t, h, w], patchLength }: Pick<BatchMedia, 'grid' | 'patchLength'>): number {
+  return t * h * w * patchLength * Float32Array.BYTES_PER_ELEMENT;
+}
+
+/**
+ * The most that a stream's patches take: those of the batch in use, of up to `batch` patches, once more as one array, and of what is
+ * ready, out of `all`.
+ */
+export function streamBytes(batch: number, all: number, patchLength: number): number {
+  const bytes = (patches: number): number => patches * patchLength * Float32Array.BYTES_PER_ELEMENT;
+  return 2 * bytes(batch) + Math.min(bytes(all), BYTES + bytes(batch));
+}

@@ -1,0 +1,62 @@
+/**
+ * Features of pictures and videos by a tower that runs by itself. Each goes through it alone, so that its features are the same bits in
+ * whatever company and order they come: a run that goes on from a checkpoint makes those that the first one made.
+ */
+import type { EncodedFeatures, VisionEncoder } from './vision_encoder.js';
+import type { Grid } from './vision_inputs.js';
+
+/** A picture or video by its contents. */
+export interface VisionKey {
+  readonly key: string;
+  readonly grid: Grid;
+}
+
+export interface VisionSource extends VisionKey {
+  /** f32 [t·h·w, patchWidth] */
+  patches(): Promise<Float32Array>;
+}
+
+/** Where features that were made are kept. */
+export interface FeatureStore {
+  get(media: VisionKey): EncodedFeatures | undefined;
+  put(media: VisionKey, features: EncodedFeatures): void;
+}
+
+/** The features of all of `media`, one after the other. At least one. */
+export async function encodeEach(
+  media: readonly VisionSource[],
+  encoder: VisionEncoder,
+  store?: FeatureStore,
+  signal?: AbortSignal,
+): Promise<EncodedFeatures> {
+  const made: EncodedFeatures[] = [];
+  for (const item of media) {
+    const known = store?.get(item);
+    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: await item.patches() }, signal));
+    if (!known) store?.put(item, features);
+    made.push(features);
+  }
+  return made[0]!.map((_, level) =>
+    concatenate(
+      made.map((each) => each[level]!),
+      Uint8Array,
+    ),
+  );
+}
+
+interface TypedArray<T> {
+  readonly length: number;
+  set(from: T, at: number): void;
+}
+
+/** Arrays one after the other; a single one as it is. */
+export function concatenate<T extends TypedArray<T>>(parts: readonly T[], Type: new (length: number) => T): T {
+  if (parts.length === 1) return parts[0]!;
+  const whole = new Type(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
