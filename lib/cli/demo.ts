@@ -1,28 +1,27 @@
 /**
- * `vltune demo`, and so `npm start`: the whole job once, on the shipped tiny model and the shipped Alpaca file. Five questions are
- * asked before and after, so that one sees what training changed.
+ * `vltune demo`, and so `npm start`: the whole job once, on the shipped tiny model and the shipped Alpaca file. The same questions are asked
+ * before and after, so that one sees what training on text changed, and that sight stayed.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { convert } from '../data/convert.js';
 import { type DeviceOption, deviceOption, openDevice } from '../device.js';
-import { Generator } from '../generate/generate.js';
+import { writeFileAtomic } from '../files.js';
 import { PACKAGE_ROOT } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
+import { type Accuracy, QUESTIONS_FILE, type QuestionEntry } from '../report/questions.js';
+import { writeReport } from '../report/report.js';
 import { TRAIN_OPTIONS } from '../train/args.js';
 import { train } from '../train/trainer.js';
 import type { CommandContext, CommandSpec } from './command.js';
-import { formatBytes, type Output } from './output.js';
-import { ProgressStages } from './progress.js';
+import { ask, demoQuestions, judged } from './demo_questions.js';
+import { formatCount, formatTable, type Output } from './output.js';
 import { readRecipe } from './recipe.js';
 import { TrainReporter, writeLossChart } from './train.js';
 
 const MODEL = join(PACKAGE_ROOT, 'models', 'vltune-tiny');
 const ALPACA = join(PACKAGE_ROOT, 'examples', 'data', 'identity.json');
-
-const QUESTIONS = join(PACKAGE_ROOT, 'examples', 'data', 'questions.json');
-const MAX_NEW_TOKENS = 48;
 
 /** What the demo trains with, as anyone may: only the folders are set here. */
 const RECIPE = join(PACKAGE_ROOT, 'examples', 'identity.yaml');
@@ -46,39 +45,22 @@ function freeFolder(): string {
   }
 }
 
-async function askAll(
-  questions: readonly string[],
-  adapter: string | undefined,
-  device: DeviceOption,
-  signal: AbortSignal,
-): Promise<string[]> {
-  const progress = new ProgressStages();
-  const generator = await Generator.load(MODEL, {
-    adapter,
-    loadIn4bit: true,
-    dtype: 'float32',
-    device,
-    signal,
-    onProgress: (done, total) => progress.report('Loading weights', done, total, formatBytes),
-  }).finally(() => progress.stop());
-  try {
-    const answers: string[] = [];
-    for (const prompt of questions) {
-      const { text } = await generator.complete({ prompt, maxNewTokens: MAX_NEW_TOKENS, temperature: 0, signal });
-      answers.push(text.trim().replace(/\s+/g, ' '));
-    }
-    return answers;
-  } finally {
-    generator.release();
-  }
+function sayAnswers(output: Output, { question, alt, before, after, rightBefore, rightAfter }: QuestionEntry): void {
+  const mark = (right: boolean | undefined): string => (right === undefined ? '' : right ? '  ✓' : '  ✗');
+  const picture = alt === undefined ? '' : output.style('dim', `[picture: ${alt}] `);
+  output.say(`${picture}${output.style('bold', question)}`);
+  output.say(`  before  ${output.style('dim', before)}${mark(rightBefore)}`);
+  output.say(`  after   ${output.style('green', after)}${mark(rightAfter)}`);
 }
 
-function showAnswers(output: Output, questions: readonly string[], before: readonly string[], after: readonly string[]): void {
-  questions.forEach((question, i) => {
-    output.say(output.style('bold', question));
-    output.say(`  before  ${output.style('dim', before[i]!)}`);
-    output.say(`  after   ${output.style('green', after[i]!)}`);
-  });
+/** One question of each group, then right answers by group. */
+function saySight(output: Output, entries: readonly QuestionEntry[], accuracies: readonly Accuracy[]): void {
+  for (const name of new Set(entries.map(({ group }) => group))) sayAnswers(output, entries.find(({ group }) => group === name)!);
+  const row = ({ group, asked, before, after }: Accuracy): string[] => [
+    group ?? 'all',
+    ...[asked, before, after].map(formatCount),
+  ];
+  output.say(`\n${formatTable(['pictures', 'asked', 'right before', 'right after'], accuracies.map(row), [1, 2, 3])}`);
 }
 
 async function run({ given, output, signal }: CommandContext): Promise<void> {
@@ -97,11 +79,13 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   output.say(`${rows} rows -> ${messages}`);
 
   title('2. Ask the model as it is, in 4 bits');
-  const questions = JSON.parse(await readFile(QUESTIONS, 'utf8')) as string[];
-  const before = await askAll(questions, undefined, device, signal);
-  questions.forEach((question, i) => {
-    output.say(`${question} ${output.style('dim', before[i]!)}`);
+  const questions = await demoQuestions(MODEL);
+  const pictures = questions.filter(({ picture }) => picture !== undefined).length;
+  const before = await ask(questions, { model: MODEL, device, signal });
+  questions.forEach(({ question, picture }, i) => {
+    if (picture === undefined) output.say(`${question} ${output.style('dim', before[i]!)}`);
   });
+  if (pictures > 0) output.say(`and ${formatCount(pictures)} questions about pictures, answered below`);
 
   title(`3. Train a LoRA adapter on the 4-bit model with 8-bit AdamW (${relative('', RECIPE)})`);
   const reporter = new TrainReporter(output);
@@ -116,14 +100,29 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   }
 
   title('4. Ask again, with the adapter');
-  const after = await askAll(questions, adapter, device, signal);
-  showAnswers(output, questions, before, after);
-  output.emit({ event: 'answers', questions, before, after });
+  const after = await ask(questions, { model: MODEL, adapter, device, signal });
+  const entries = judged(questions, before, after);
+  const texts = entries.filter(({ image }) => image === undefined);
+  for (const entry of texts) sayAnswers(output, entry);
+  output.emit({
+    event: 'answers',
+    questions: texts.map(({ question }) => question),
+    before: texts.map((entry) => entry.before),
+    after: texts.map((entry) => entry.after),
+  });
+  await writeFileAtomic(join(adapter, QUESTIONS_FILE), `${JSON.stringify(entries, null, 1)}\n`);
+  const report = await writeReport({ folder: adapter });
+  output.emit({ event: 'report', ...report });
+  if (pictures > 0) {
+    title('5. And what does it see, after training on text alone?');
+    saySight(output, entries.slice(texts.length), report.accuracies);
+  }
 
   title('Where everything lies');
   output.say(`  messages  ${messages}`);
   output.say(`  adapter   ${adapter}   (PEFT: transformers and vLLM load it)`);
   if (chart !== undefined) output.say(`  loss      ${chart}`);
+  output.say(`  report    ${report.output}   (open it in a browser)`);
   title('What to type next');
   const model = relative('', MODEL);
   output.say(`  npx vltune generate --model ${model} --adapter ${adapter} --prompt "Who are you?"`);
@@ -134,7 +133,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
 
 export const command: CommandSpec = {
   name: 'demo',
-  summary: 'Do the whole job once on the shipped tiny model: convert, ask, train, ask again.',
+  summary: 'Do the whole job once on the shipped tiny model: convert, ask, train, ask again, report.',
   table: TABLE,
   recipe: false,
   examples: ['vltune demo', 'vltune demo --output-dir runs/first'],

@@ -291,7 +291,7 @@ function addCounts(things: readonly Thing[], add: Add): void {
   for (const colour of COLOUR_NAMES) count('count colours', sharing(things, { colour }), `${colour} shape`);
 }
 
-function plural(one: string): string {
+export function plural(one: string): string {
   return /(s|x|ch|sh)$/.test(one) ? `${one}es` : `${one}s`;
 }
 

@@ -65,6 +65,7 @@ test('the tarball holds what runs and what builds, and nothing else', (t) => {
     'dist/lib/ops/index.d.ts',
     'dist/lib/cli/main.js',
     'examples/data/identity.json',
+    'examples/data/pictures.jsonl',
     'models/vltune-tiny/config.json',
     'models/vltune-tiny/model.safetensors',
     'models/vltune-tiny/tokenizer.json',
