@@ -38,9 +38,15 @@ class LaunchConfig {
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
   }
+  // All blocks at the same time, or an error.
+  void together() {
+    cudaLaunchAttribute& attribute = attributes_[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  }
 
  private:
-  cudaLaunchAttribute attributes_[2]{};
+  cudaLaunchAttribute attributes_[3]{};
 };
 
 // More than 48 KiB of shared memory, which a kernel must ask for.

@@ -3,19 +3,19 @@
 // before still runs; only then does it wait for the row, norms it, and multiplies. Codes become BF16 by a table of all bytes that has a
 // column for each lane (no two lanes of a load meet in a bank), and go to the tensor cores without their scales: a block of 64 is summed
 // first and scaled then.
-#include "../ops/decode.h"
+#include "../../ops/decode.h"
 
 #include <algorithm>
 
-#include "../ops/decode_parts.h"
-#include "../ops/linear.h"
-#include "../ops/rms_norm.h"
-#include "../ops/swiglu.h"
-#include "decode_codes.cuh"
-#include "decode_launch.cuh"
-#include "mma.cuh"
-#include "sm90.cuh"
-#include "vector.cuh"
+#include "../../ops/decode_parts.h"
+#include "../../ops/linear.h"
+#include "../../ops/rms_norm.h"
+#include "../../ops/swiglu.h"
+#include "codes.cuh"
+#include "chained.cuh"
+#include "../mma.cuh"
+#include "../sm90.cuh"
+#include "../vector.cuh"
 
 namespace vltune::cuda {
 namespace {

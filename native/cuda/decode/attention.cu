@@ -1,17 +1,17 @@
 // attention_one on Hopper and after, for BF16 and heads of 128: a cluster of blocks for each key/value head. Each block takes a stretch of
 // the cache, whose first keys are on their way before the queries are there; all norm and rotate the queries of the head's group, and the
 // last one the new key. The cluster puts the stretches together through its shared memory, in their order.
-#include "../ops/decode.h"
+#include "../../ops/decode.h"
 
 #include <cmath>
 
-#include "../ops/attention.h"
-#include "../ops/decode_parts.h"
-#include "../ops/qk_norm_rope.h"
-#include "decode_launch.cuh"
-#include "decode_softmax.cuh"
-#include "sm90.cuh"
-#include "vector.cuh"
+#include "../../ops/attention.h"
+#include "../../ops/decode_parts.h"
+#include "../../ops/qk_norm_rope.h"
+#include "chained.cuh"
+#include "softmax.cuh"
+#include "../sm90.cuh"
+#include "../vector.cuh"
 
 namespace vltune::cuda {
 namespace {

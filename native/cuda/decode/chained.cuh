@@ -1,6 +1,6 @@
 // Kernels of one token follow each other closely, so that they overlap.
 #pragma once
-#include "launch.cuh"
+#include "../launch.cuh"
 
 namespace vltune::cuda {
 

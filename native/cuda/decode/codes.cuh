@@ -1,11 +1,11 @@
-// NF4 codes on their way from memory to the tensor cores, as the kernels of decode_linears.cu and decode_layers.cu share it. Codes become
+// NF4 codes on their way from memory to the tensor cores, as the kernels of linears.cu and layers.cu share it. Codes become
 // BF16 by a table of all bytes that has a column for each lane, so that no two lanes of a load meet in a bank; its address is a multiple of
 // its size: a byte and a lane are then put into it bit by bit.
 #pragma once
-#include "mma.cuh"
-#include "nf4.cuh"
-#include "sm90.cuh"
-#include "vector.cuh"
+#include "../mma.cuh"
+#include "../nf4.cuh"
+#include "../sm90.cuh"
+#include "../vector.cuh"
 
 namespace vltune::cuda {
 

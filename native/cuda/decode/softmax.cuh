@@ -1,9 +1,9 @@
-// Attention of one token with heads of 128, as the kernels of decode_attention.cu and decode_layers.cu share it: a head with its norm and
+// Attention of one token with heads of 128, as the kernels of attention.cu and layers.cu share it: a head with its norm and
 // rotation by a warp, and a running softmax whose keys lie in 16 lanes each.
 #pragma once
 #include <cmath>
 
-#include "vector.cuh"
+#include "../vector.cuh"
 
 namespace vltune::cuda {
 
