@@ -39,8 +39,8 @@ export interface RowMedia {
   readonly runs: readonly MediaRun[];
   /** Numbers in a patch. */
   readonly patchLength: number;
-  /** Decodes it: f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed, naming the row. */
-  patches(): Promise<Float32Array>;
+  /** Decodes it: f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed, naming the row; ERR_CANCELLED. */
+  patches(signal?: AbortSignal): Promise<Float32Array>;
 }
 
 /** The tokens of one row. */
@@ -165,6 +165,6 @@ function rowMedia(stored: StoredMedia, reader: MediaReader): RowMedia {
     key,
     runs: starts.map((start) => ({ start, height: height / reader.mergeSize, width: width / reader.mergeSize })),
     patchLength: reader.patchLength,
-    patches: async () => reader.patches({ ...stored, files: await files() }, place),
+    patches: async (signal) => reader.patches({ ...stored, files: await files() }, place, signal),
   };
 }

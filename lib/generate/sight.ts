@@ -47,7 +47,7 @@ export class Sight {
     const sources = media.map((seen) => ({
       key: seen.key,
       grid: seen.grid,
-      patches: () => this.reader.patches(seen, seen.place),
+      patches: (signal?: AbortSignal) => this.reader.patches(seen, seen.place, signal),
     }));
     const features = await encodeEach(sources, await this.#encoderFor(media, signal), undefined, signal);
     return { positions, next, rows: Int32Array.from(rows), features };

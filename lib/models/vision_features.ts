@@ -13,7 +13,7 @@ export interface VisionKey {
 
 export interface VisionSource extends VisionKey {
   /** f32 [t·h·w, patchWidth] */
-  patches(): Promise<Float32Array>;
+  patches(signal?: AbortSignal): Promise<Float32Array>;
 }
 
 /** Where features that were made are kept. */
@@ -32,7 +32,7 @@ export async function encodeEach(
   const made: EncodedFeatures[] = [];
   for (const item of media) {
     const known = store?.get(item);
-    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: await item.patches() }, signal));
+    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: await item.patches(signal) }, signal));
     if (!known) store?.put(item, features);
     made.push(features);
   }

@@ -42,7 +42,7 @@ export class MediaFeed {
       const { encoder, cache } = this.#sight;
       return { rows, grids, features: await encodeEach(media, encoder, cache, signal) };
     }
-    const patches = await Promise.all(media.map((item) => item.patches()));
+    const patches = await Promise.all(media.map((item) => item.patches(signal)));
     return { rows, grids, patches: concatenate(patches, Float32Array) };
   }
 }

@@ -102,9 +102,9 @@ export class MediaReader {
     return { ...found, ...(await this.#measure(found, { folder: '/', place, signal })), ...(await identityOf(files)) };
   }
 
-  /** Its patches, f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed since it was seen. */
-  async patches(seen: StoredLook & Pick<SeenMedia, 'grid'>, place: string): Promise<Float32Array> {
-    const context: MediaContext = { folder: '/', place };
+  /** Its patches, f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed since it was seen; ERR_CANCELLED. */
+  async patches(seen: StoredLook & Pick<SeenMedia, 'grid'>, place: string, signal?: AbortSignal): Promise<Float32Array> {
+    const context: MediaContext = { folder: '/', place, signal };
     const { patches, grid } =
       seen.kind === 'image'
         ? await this.#images.process(await (await openImage(sourceOf(seen.files[0]!), context)).decode())

@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ioError } from '../../files.js';
+import { cancelled } from '../records.js';
 import type { Pixels } from './decode.js';
 import { probeVideo, type VideoInfo, videoFrames } from './ffmpeg.js';
 import { type Located, locate, type MediaContext, type MediaSource, mediaError, readLocated } from './locate.js';
@@ -83,7 +84,10 @@ async function openPictures(
     fps: options.fps ?? DEFAULT_FPS,
     sampled: true,
     async *frames(indices) {
-      for (const index of indices) yield images[index]!.decode();
+      for (const index of indices) {
+        if (context.signal?.aborted) throw cancelled();
+        yield images[index]!.decode();
+      }
     },
   };
 }
