@@ -1,7 +1,7 @@
 /** Rows with pictures as a dataset: what is cut, what is a target, what is read back, and what is said of pictures that changed. */
 import { once } from 'node:events';
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
+import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -160,6 +160,30 @@ test('a picture from the network is fetched once, if it may be, and kept', async
   t.is(asked, 1);
   t.deepEqual(await dataset.read(0).media![0]!.patches(), await dataset.read(1).media![0]!.patches());
   t.is(asked, 1);
+});
+
+test('what is wrong with one row ends what is under way for later ones', async (t) => {
+  let missing: ServerResponse | undefined;
+  let ended: Promise<unknown> | undefined;
+  const server = createServer((request, response) => {
+    if (request.url === '/missing.png') {
+      missing = response;
+      return;
+    }
+    // The later picture never comes; the earlier one is found missing once the later one is asked for.
+    ended = once(response, 'close');
+    missing!.writeHead(404).end();
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const picture = (name: string) => row([image(`http://127.0.0.1:${port}/${name}`)], 'a');
+  const texts = Array.from({ length: 40 }, () => row('x', 'y'));
+  const { file } = folderOf(t, [picture('missing.png'), ...texts, picture('never.png'), row('x', 'y')]);
+  const remote = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer, { allowRemote: true });
+  await throwsCode(t, () => prepare(t, file, { media: async () => remote }), 'ERR_NOT_FOUND', /line 1: .*missing\.png/);
+  await ended;
 });
 
 test('the fingerprint knows pictures by their bytes or names, wherever they lie', async (t) => {
