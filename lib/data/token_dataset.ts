@@ -33,7 +33,7 @@ export interface RowMedia {
   readonly kind: 'image' | 'video';
   /** Patches along time, height and width. */
   readonly grid: Grid;
-  /** Equal for equal contents. */
+  /** Equal for equal files. */
   readonly key: string;
   /** The tokens that stand for its features: one run of a picture, one for each temporal patch of a video. */
   readonly runs: readonly MediaRun[];

@@ -45,6 +45,7 @@ export class Sight {
     const { positions, next } = ropePositions(ids.length, runs);
     const rows = runs.flatMap(({ start, height, width }) => Array.from({ length: height * width }, (_, i) => start + i));
     const sources = media.map((seen) => ({
+      kind: seen.kind,
       key: seen.key,
       grid: seen.grid,
       patches: (signal?: AbortSignal) => this.reader.patches(seen, seen.place, signal),

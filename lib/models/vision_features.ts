@@ -5,8 +5,9 @@
 import type { EncodedFeatures, VisionEncoder } from './vision_encoder.js';
 import type { Grid } from './vision_inputs.js';
 
-/** A picture or video by its contents. */
+/** A picture or video by its contents. A GIF may be either, with one key and grid and other pixels. */
 export interface VisionKey {
+  readonly kind: 'image' | 'video';
   readonly key: string;
   readonly grid: Grid;
 }

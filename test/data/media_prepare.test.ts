@@ -1,6 +1,6 @@
 /** Rows with pictures as a dataset: what is cut, what is a target, what is read back, and what is said of pictures that changed. */
 import { once } from 'node:events';
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -197,6 +197,39 @@ test('the fingerprint knows pictures by their bytes or names, wherever they lie'
   const changed = Buffer.from(bytes);
   changed[changed.length - 1]! ^= 1; // behind the picture's end: the same size and pixels, another file
   t.not(await print(inline(bytes).file), await print(inline(changed).file));
+});
+
+/** A data file whose row has a folder of frames beside it as its video. */
+function framesOf(t: ExecutionContext): { frames: string; file: string } {
+  const { folder, file } = folderOf(t, [row([{ type: 'video', video: 'frames' }], 'a')]);
+  const frames = join(folder, 'frames');
+  mkdirSync(frames);
+  for (const name of ['frame0.png', 'frame1.png']) copyFileSync(join(MEDIA, name), join(frames, name));
+  return { frames, file };
+}
+
+test('a folder of frames is known by its frames', async (t) => {
+  const [here, there, other] = [framesOf(t), framesOf(t), framesOf(t)];
+  const print = async ({ file }: { file: string }) => (await prepare(t, file)).fingerprint;
+  copyFileSync(join(MEDIA, 'frame2.png'), join(other.frames, 'frame1.png'));
+  t.is(await print(here), await print(there));
+  t.not(await print(here), await print(other));
+});
+
+test('no frame of a folder lies outside the image root', async (t) => {
+  const { frames, file } = framesOf(t);
+  const options = { imageRoot: join(file, '..') };
+  const rooted = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer, options);
+  const seen = (await prepare(t, file, { media: async () => rooted })).read(0).media!;
+  t.is((await seen[0]!.patches()).length, seen[0]!.grid.reduce((product, size) => product * size) * seen[0]!.patchLength);
+  rmSync(join(frames, 'frame1.png'));
+  symlinkSync(join(MEDIA, 'frame1.png'), join(frames, 'frame1.png'));
+  await throwsCode(
+    t,
+    () => prepare(t, file, { media: async () => rooted }),
+    'ERR_BAD_DATA',
+    /line 1: messages\[0\]\.content\[0\]: .*frame1\.png: it leads out of the image root/,
+  );
 });
 
 const REFUSED: readonly (readonly [title: string, row: object, message: RegExp, options?: Partial<PrepareOptions>])[] = [
