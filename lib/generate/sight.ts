@@ -68,20 +68,10 @@ export class Sight {
     const patches = Math.max(...media.map(({ grid: [t, h, w] }) => t * h * w), this.#encoder?.patches ?? 0);
     const frames = Math.max(...media.map(({ grid: [t] }) => t), this.#encoder?.frames ?? 0);
     if (this.#encoder?.patches === patches && this.#encoder.frames === frames) return this.#encoder.encoder;
-    const { device, dtype, trainables, params } = this.#options;
-    if (!this.#tower) {
-      const tower = new FrozenWeights(this.#model, {
-        device,
-        dtype,
-        loadIn4bit: false,
-        doubleQuant: false,
-        skip: () => false,
-        vision: 'alone',
-      });
-      await tower.load(undefined, signal);
-      this.#tower = tower;
-    }
+    this.#tower ??= await this.#loadTower(signal);
     this.#encoder?.encoder.release();
+    this.#encoder = undefined; // the next may not fit
+    const { device, dtype, trainables, params } = this.#options;
     const encoder = new VisionEncoder(vision, this.#tower, {
       device,
       dtype,
@@ -92,5 +82,24 @@ export class Sight {
     encoder.allocate();
     this.#encoder = { encoder, patches, frames };
     return encoder;
+  }
+
+  async #loadTower(signal: AbortSignal | undefined): Promise<FrozenWeights> {
+    const { device, dtype } = this.#options;
+    const tower = new FrozenWeights(this.#model, {
+      device,
+      dtype,
+      loadIn4bit: false,
+      doubleQuant: false,
+      skip: () => false,
+      vision: 'alone',
+    });
+    try {
+      await tower.load(undefined, signal);
+      return tower;
+    } catch (error) {
+      tower.release();
+      throw error;
+    }
   }
 }
