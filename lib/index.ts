@@ -5,7 +5,6 @@ export { type Batch, type BatchLimits, type BatchMedia, BatchPlan, type BatchPla
 export { type ConvertFormat, type ConvertOptions, type ConvertProgress, type ConvertResult, convert } from './data/convert.js';
 export type { Pixels } from './data/media/decode.js';
 export {
-  type Grid,
   type ImageBackend,
   ImageProcessor,
   type ImageProcessorOptions,
@@ -49,6 +48,7 @@ export {
 } from './generate/generate.js';
 export type { Sampling } from './generate/sampler.js';
 export type { RecomputeLevel } from './graph/recompute.js';
+export type { Grid } from './models/grid.js';
 export { supportedModelTypes } from './models/registry.js';
 export type { GivenOptions } from './options.js';
 export type { Accuracy, QuestionEntry } from './report/questions.js';

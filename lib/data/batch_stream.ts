@@ -3,6 +3,7 @@
  * on the threads of Node's pool. How far ahead is bounded by the memory that decoded patches take, so it does not grow with the dataset.
  */
 import { Limiter, once } from '../async.js';
+import { patchesOf } from '../models/grid.js';
 import { type Batch, type BatchMedia, buildBatch } from './batches.js';
 import { cancelled } from './records.js';
 import type { RowSource } from './token_dataset.js';
@@ -115,8 +116,8 @@ export class BatchStream {
 }
 
 /** What the patches of a picture or video take in memory. */
-export function patchBytes({ grid: [t, h, w], patchLength }: Pick<BatchMedia, 'grid' | 'patchLength'>): number {
-  return t * h * w * patchLength * Float32Array.BYTES_PER_ELEMENT;
+export function patchBytes({ grid, patchLength }: Pick<BatchMedia, 'grid' | 'patchLength'>): number {
+  return patchesOf([grid]) * patchLength * Float32Array.BYTES_PER_ELEMENT;
 }
 
 /**

@@ -1,8 +1,8 @@
 /** A prepared dataset: the tokens of its rows on disk, and what its rows hold besides. */
 import { VltuneError } from '../errors.js';
+import type { Grid } from '../models/grid.js';
 import type { MediaRun } from '../models/rope_positions.js';
 import { IGNORE_INDEX } from '../ops/linear_cross_entropy.js';
-import type { Grid } from './media/image_processor.js';
 import type { MediaReader } from './media/media_reader.js';
 import type { MediaSpill, StoredMedia } from './media/media_spill.js';
 import type { TemporaryFile } from './temporary_file.js';

@@ -4,6 +4,7 @@ import type { Prompt } from '../data/prompt.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { VltuneError } from '../errors.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
+import { patchesOf } from '../models/grid.js';
 import type { ModelFolder } from '../models/model_folder.js';
 import { ropePositions } from '../models/rope_positions.js';
 import type { Trainables } from '../models/trainables.js';
@@ -65,7 +66,7 @@ export class Sight {
   async #encoderFor(media: readonly SeenMedia[], signal: AbortSignal | undefined): Promise<VisionEncoder> {
     const { vision } = this.#model.spec;
     if (!vision) throw new VltuneError('ERR_INTERNAL', 'a model without a tower was given pictures');
-    const patches = Math.max(...media.map(({ grid: [t, h, w] }) => t * h * w), this.#encoder?.patches ?? 0);
+    const patches = Math.max(...media.map(({ grid }) => patchesOf([grid])), this.#encoder?.patches ?? 0);
     const frames = Math.max(...media.map(({ grid: [t] }) => t), this.#encoder?.frames ?? 0);
     if (this.#encoder?.patches === patches && this.#encoder.frames === frames) return this.#encoder.encoder;
     this.#tower ??= await this.#loadTower(signal);

@@ -2,8 +2,9 @@
  * Features of pictures and videos by a tower that runs by itself. Each goes through it alone, so that its features are the same bits in
  * whatever company and order they come: a run that goes on from a checkpoint makes those that the first one made.
  */
+
+import type { Grid } from './grid.js';
 import type { EncodedFeatures, VisionEncoder } from './vision_encoder.js';
-import type { Grid } from './vision_inputs.js';
 
 /** A picture or video by its contents. A GIF may be either, with one key and grid and other pixels. */
 export interface VisionKey {

@@ -11,9 +11,9 @@ import { type Place, Program } from '../graph/program.js';
 import { blockStarts, levelsAt, type RecomputeLevel, recompute } from '../graph/recompute.js';
 import type { MediaInputs, ModelSpec, VisionSpec } from '../models/family.js';
 import { GraphWeights } from '../models/graph_weights.js';
+import type { Grid } from '../models/grid.js';
 import type { Trainables } from '../models/trainables.js';
 import type { EncodedFeatures } from '../models/vision_encoder.js';
-import type { Grid } from '../models/vision_inputs.js';
 import {
   featureDims,
   featureName,
