@@ -63,8 +63,8 @@ export {
 } from './train/args.js';
 export type { LogEntry } from './train/checkpoint.js';
 export type { RunHooks } from './train/run.js';
+export type { MemoryPlan } from './train/step_plan.js';
 export { type PlanReport, plan, type TrainEvent, type TrainHooks, type TrainResult, train } from './train/trainer.js';
-export type { MemoryPlan } from './train/training_step.js';
 export { type DownloadProgress, type ResolveModelOptions, resolveModel } from './weights/hub.js';
 export {
   type Adapter,

@@ -22,7 +22,7 @@ import { MediaFeed } from './media_feed.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
 import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
-import type { MemoryPlan } from './training_step.js';
+import type { MemoryPlan } from './step_plan.js';
 import { initializeParameters, restoreState, saveWeights, stateTensors } from './weights_on_disk.js';
 
 /** What a run says of itself, in the form in which `--json` prints it. */
