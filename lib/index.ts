@@ -11,7 +11,7 @@ export {
   type Patches,
 } from './data/media/image_processor.js';
 export type { MediaContext, MediaSource } from './data/media/locate.js';
-export { type MediaOptions, MediaReader } from './data/media/media_reader.js';
+export { type MediaFile, type MediaOptions, MediaReader, type SeeingModel, type SeenMedia } from './data/media/media_reader.js';
 export { type OpenedImage, openImage } from './data/media/source.js';
 export {
   timestampText,
@@ -34,7 +34,14 @@ export { type PrepareOptions, type PrepareProgress, prepareDataset } from './dat
 export { type ReadOptions, type Row, readRows } from './data/read.js';
 export type { TextFormat } from './data/render.js';
 export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/template.js';
-export { type DatasetStats, type RowMedia, type RowSource, TokenDataset, type TokenRow } from './data/token_dataset.js';
+export {
+  type DatasetStats,
+  type MediaSize,
+  type RowMedia,
+  type RowSource,
+  TokenDataset,
+  type TokenRow,
+} from './data/token_dataset.js';
 export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
 export type { DeviceOption } from './device.js';
 export type { ComputeDType } from './dtype.js';
@@ -50,6 +57,7 @@ export type { Sampling } from './generate/sampler.js';
 export type { RecomputeLevel } from './graph/recompute.js';
 export type { Grid } from './models/grid.js';
 export { supportedModelTypes } from './models/registry.js';
+export type { MediaRun } from './models/rope_positions.js';
 export type { GivenOptions } from './options.js';
 export type { Accuracy, QuestionEntry } from './report/questions.js';
 export { type ReportOptions, type ReportResult, writeReport } from './report/report.js';

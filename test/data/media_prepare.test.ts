@@ -10,13 +10,12 @@ import { type PrepareOptions, prepareDataset } from '../../lib/data/prepare.js';
 import { ChatTemplate } from '../../lib/data/template.js';
 import type { TokenDataset } from '../../lib/data/token_dataset.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';
-import { describeModel } from '../../lib/models/registry.js';
 import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 import { MEDIA, TINY, temporaryFolder, throwsCode } from './fixtures.js';
 
 const tokenizer = await Tokenizer.load(TINY);
 const template = await ChatTemplate.load(TINY, tokenizer);
-const reader = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer);
+const reader = await MediaReader.load(TINY, tokenizer);
 
 const text = (content: string) => ({ type: 'text', text: content });
 const image = (source: string) => ({ type: 'image', image: source });
@@ -154,7 +153,7 @@ test('a picture from the network is fetched once, if it may be, and kept', async
   const { file } = folderOf(t, [row([image(`http://127.0.0.1:${port}/a.png`)], 'a'), row([image('square.png')], 'b')]);
   await throwsCode(t, () => prepare(t, file), 'ERR_USAGE', /line 1: messages\[0\]\.content\[0\]: http.*--allow-remote-images/);
   t.is(asked, 0);
-  const remote = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer, { allowRemote: true });
+  const remote = await MediaReader.load(TINY, tokenizer, { allowRemote: true });
   const dataset = await prepare(t, file, { media: async () => remote });
   server.close();
   t.is(asked, 1);
@@ -181,7 +180,7 @@ test('what is wrong with one row ends what is under way for later ones', async (
   const picture = (name: string) => row([image(`http://127.0.0.1:${port}/${name}`)], 'a');
   const texts = Array.from({ length: 40 }, () => row('x', 'y'));
   const { file } = folderOf(t, [picture('missing.png'), ...texts, picture('never.png'), row('x', 'y')]);
-  const remote = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer, { allowRemote: true });
+  const remote = await MediaReader.load(TINY, tokenizer, { allowRemote: true });
   await throwsCode(t, () => prepare(t, file, { media: async () => remote }), 'ERR_NOT_FOUND', /line 1: .*missing\.png/);
   await ended;
 });
@@ -219,7 +218,7 @@ test('a folder of frames is known by its frames', async (t) => {
 test('no frame of a folder lies outside the image root', async (t) => {
   const { frames, file } = framesOf(t);
   const options = { imageRoot: join(file, '..') };
-  const rooted = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer, options);
+  const rooted = await MediaReader.load(TINY, tokenizer, options);
   const seen = (await prepare(t, file, { media: async () => rooted })).read(0).media!;
   t.is((await seen[0]!.patches()).length, seen[0]!.grid.reduce((product, size) => product * size) * seen[0]!.patchLength);
   rmSync(join(frames, 'frame1.png'));

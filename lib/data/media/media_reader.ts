@@ -7,6 +7,7 @@ import { VltuneError } from '../../errors.js';
 import { ioError } from '../../files.js';
 import type { ModelSpec } from '../../models/family.js';
 import type { Grid } from '../../models/grid.js';
+import { describeModel } from '../../models/registry.js';
 import type { MediaItem } from '../message.js';
 import { type MediaTokens, readMediaTokens } from '../placeholders.js';
 import type { Tokenizer } from '../tokenizer.js';
@@ -47,7 +48,7 @@ export interface SeenMedia {
   readonly timestamps: readonly string[];
 }
 
-/** What a reader is made for: a model folder that was opened. */
+/** A model folder that was opened. */
 export interface SeeingModel {
   readonly folder: string;
   readonly config: Readonly<Record<string, unknown>>;
@@ -73,9 +74,10 @@ export class MediaReader {
     this.#options = options;
   }
 
-  /** The reader of a model. ERR_BAD_CHECKPOINT where its files contradict each other, ERR_UNSUPPORTED, ERR_USAGE. */
-  static async load(model: SeeingModel, tokenizer: Tokenizer, options: MediaOptions = {}): Promise<MediaReader> {
-    const { folder, config, spec } = model;
+  /** The reader of a model folder. ERR_BAD_CHECKPOINT where its files contradict each other, ERR_UNSUPPORTED, ERR_USAGE. */
+  static async load(model: string | SeeingModel, tokenizer: Tokenizer, options: MediaOptions = {}): Promise<MediaReader> {
+    const opened = typeof model === 'string' ? { folder: model, ...(await describeModel(model)) } : model;
+    const { folder, config, spec } = opened;
     const tokens = readMediaTokens(config, join(folder, 'config.json'), tokenizer);
     const images = await ImageProcessor.load(folder, options);
     const vision = spec.vision?.shape;
