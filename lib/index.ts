@@ -5,14 +5,13 @@ export { type Batch, type BatchLimits, type BatchMedia, BatchPlan, type BatchPla
 export { type ConvertFormat, type ConvertOptions, type ConvertProgress, type ConvertResult, convert } from './data/convert.js';
 export type { Pixels } from './data/media/decode.js';
 export {
-  type Grid,
   type ImageBackend,
   ImageProcessor,
   type ImageProcessorOptions,
   type Patches,
 } from './data/media/image_processor.js';
 export type { MediaContext, MediaSource } from './data/media/locate.js';
-export { type MediaOptions, MediaReader } from './data/media/media_reader.js';
+export { type MediaFile, type MediaOptions, MediaReader, type SeeingModel, type SeenMedia } from './data/media/media_reader.js';
 export { type OpenedImage, openImage } from './data/media/source.js';
 export {
   timestampText,
@@ -35,7 +34,14 @@ export { type PrepareOptions, type PrepareProgress, prepareDataset } from './dat
 export { type ReadOptions, type Row, readRows } from './data/read.js';
 export type { TextFormat } from './data/render.js';
 export { ChatTemplate, type RenderOptions, type TemplateTokens } from './data/template.js';
-export { type DatasetStats, type RowMedia, type RowSource, TokenDataset, type TokenRow } from './data/token_dataset.js';
+export {
+  type DatasetStats,
+  type MediaSize,
+  type RowMedia,
+  type RowSource,
+  TokenDataset,
+  type TokenRow,
+} from './data/token_dataset.js';
 export { type DecodeStream, type EncodeOptions, Tokenizer } from './data/tokenizer.js';
 export type { DeviceOption } from './device.js';
 export type { ComputeDType } from './dtype.js';
@@ -49,7 +55,9 @@ export {
 } from './generate/generate.js';
 export type { Sampling } from './generate/sampler.js';
 export type { RecomputeLevel } from './graph/recompute.js';
+export type { Grid } from './models/grid.js';
 export { supportedModelTypes } from './models/registry.js';
+export type { MediaRun } from './models/rope_positions.js';
 export type { GivenOptions } from './options.js';
 export type { Accuracy, QuestionEntry } from './report/questions.js';
 export { type ReportOptions, type ReportResult, writeReport } from './report/report.js';
@@ -63,8 +71,8 @@ export {
 } from './train/args.js';
 export type { LogEntry } from './train/checkpoint.js';
 export type { RunHooks } from './train/run.js';
+export type { MemoryPlan } from './train/step_plan.js';
 export { type PlanReport, plan, type TrainEvent, type TrainHooks, type TrainResult, train } from './train/trainer.js';
-export type { MemoryPlan } from './train/training_step.js';
 export { type DownloadProgress, type ResolveModelOptions, resolveModel } from './weights/hub.js';
 export {
   type Adapter,

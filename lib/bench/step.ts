@@ -5,8 +5,9 @@ import type { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { memoryBudget } from '../train/memory_limit.js';
-import { type Optim, OptimizerLayout } from '../train/optimizer.js';
-import { type MicroBatch, TrainingStep } from '../train/training_step.js';
+import type { MicroBatch } from '../train/micro_batch.js';
+import { OptimizerLayout, type OptimizerName } from '../train/optimizer.js';
+import { TrainingStep } from '../train/training_step.js';
 import { quantile } from './harness.js';
 import { normals } from './normals.js';
 import { modelOfShape, RandomWeights, recipeAdapters } from './random_model.js';
@@ -22,7 +23,7 @@ export interface StepBenchOptions {
   readonly dtype: ActivationDType;
   readonly device: Device;
   readonly loraR: number;
-  readonly optim: Optim;
+  readonly optim: OptimizerName;
   readonly gradientCheckpointing: boolean;
   /** Bytes that the plan must fit in. */
   readonly memory: number | undefined;

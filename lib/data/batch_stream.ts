@@ -2,8 +2,10 @@
  * Batches in order, with those that follow made ready while one is in use: their rows read, and the pictures and videos in them decoded
  * on the threads of Node's pool. How far ahead is bounded by the memory that decoded patches take, so it does not grow with the dataset.
  */
-import { mapBounded } from '../async.js';
+import { Limiter, once } from '../async.js';
+import { patchesOf } from '../models/grid.js';
 import { type Batch, type BatchMedia, buildBatch } from './batches.js';
+import { cancelled } from './records.js';
 import type { RowSource } from './token_dataset.js';
 
 export interface BatchStreamOptions {
@@ -13,6 +15,8 @@ export interface BatchStreamOptions {
   readonly bytes?: number | undefined;
   /** Whether a picture or video will have to be decoded. Default: each one. What is not wanted ahead may be asked for all the same. */
   readonly wanted?: ((media: BatchMedia) => boolean) | undefined;
+  /** Ends what is being decoded, as `close` does. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 interface Ready {
@@ -23,14 +27,21 @@ interface Ready {
 
 const AHEAD = 4;
 const BYTES = 128 << 20;
-/** Pictures of a batch that are decoded at once: as many as Node's pool has threads by default. */
-const DECODED_AT_ONCE = 4;
+/**
+ * Pictures and videos that are decoded at once, whatever batch they are of: each holds its pixels, which may be many times its patches.
+ * One fewer than Node's pool has threads by default, since the step needs one too and would wait behind them.
+ */
+const DECODED_AT_ONCE = 3;
 
 export class BatchStream {
   readonly #source: RowSource;
   readonly #rows: Iterator<Int32Array>;
   readonly #options: BatchStreamOptions;
   readonly #ready: Ready[] = [];
+  readonly #decoders = new Limiter(DECODED_AT_ONCE);
+  readonly #underWay = new Set<Promise<unknown>>();
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
   #ended = false;
   #failure: unknown;
 
@@ -39,6 +50,7 @@ export class BatchStream {
     this.#source = source;
     this.#rows = batches[Symbol.iterator]();
     this.#options = options;
+    this.#signal = options.signal ? AbortSignal.any([options.signal, this.#stop.signal]) : this.#stop.signal;
   }
 
   /** The next batch; undefined after the last. Those that follow are read when the caller next waits for something. */
@@ -50,10 +62,12 @@ export class BatchStream {
     return next?.batch;
   }
 
-  /** Begins nothing more. */
-  close(): void {
+  /** Begins nothing more, and resolves when nothing is being decoded any longer: then the source may be closed. Never rejects. */
+  async close(): Promise<void> {
     this.#ended = true;
     this.#ready.length = 0;
+    this.#stop.abort();
+    await Promise.allSettled(this.#underWay);
   }
 
   #fill(): void {
@@ -76,17 +90,34 @@ export class BatchStream {
       this.#ended = true;
       return;
     }
-    const batch = buildBatch(this.#source, rows.value);
+    const batch = this.#decoding(buildBatch(this.#source, rows.value));
     const wanted = this.#options.wanted ? batch.media.filter(this.#options.wanted) : batch.media;
     this.#ready.push({ batch, bytes: wanted.reduce((sum, media) => sum + patchBytes(media), 0) });
     // An error is told to whoever asks for the patches.
-    mapBounded(wanted, DECODED_AT_ONCE, (media) => media.patches()).catch(() => undefined);
+    for (const media of wanted) media.patches().catch(() => undefined);
+  }
+
+  /** A batch whose media take their turn among those of all batches, and are given up when the stream is closed. */
+  #decoding(batch: Batch): Batch {
+    const media = batch.media.map((item) => ({ ...item, patches: once(() => this.#decode(item)) }));
+    return { ...batch, media };
+  }
+
+  #decode(media: BatchMedia): Promise<Float32Array> {
+    const decoded = this.#decoders.run(async () => {
+      if (this.#signal.aborted) throw cancelled();
+      return await media.patches(this.#signal);
+    });
+    const settled = () => this.#underWay.delete(decoded);
+    this.#underWay.add(decoded);
+    decoded.then(settled, settled);
+    return decoded;
   }
 }
 
 /** What the patches of a picture or video take in memory. */
-export function patchBytes({ grid: [t, h, w], patchLength }: Pick<BatchMedia, 'grid' | 'patchLength'>): number {
-  return t * h * w * patchLength * Float32Array.BYTES_PER_ELEMENT;
+export function patchBytes({ grid, patchLength }: Pick<BatchMedia, 'grid' | 'patchLength'>): number {
+  return patchesOf([grid]) * patchLength * Float32Array.BYTES_PER_ELEMENT;
 }
 
 /**

@@ -4,6 +4,7 @@
  * The plan is a pure function of the rows' lengths and the options: a run that resumes asks for update u of epoch e and reads nothing
  * of what came before.
  */
+import { once } from '../async.js';
 import { VltuneError } from '../errors.js';
 import { writeRopePositions } from '../models/rope_positions.js';
 import { IGNORE_INDEX } from '../ops/linear_cross_entropy.js';
@@ -26,8 +27,8 @@ export interface BatchPlanOptions {
 export interface BatchMedia extends Pick<RowMedia, 'kind' | 'grid' | 'key' | 'patchLength'> {
   /** [t·h·w / mergeSize²] The tokens of the batch in whose place its features stand, in their order. */
   readonly tokens: Int32Array;
-  /** Its patches, f32 [t·h·w, patchLength]: decoded at the first call, held as long as the batch. */
-  patches(): Promise<Float32Array>;
+  /** Its patches, f32 [t·h·w, patchLength]: decoded at the first call, which `signal` may end; held as long as the batch. */
+  patches(signal?: AbortSignal): Promise<Float32Array>;
 }
 
 /** Rows side by side, without padding; n tokens in S rows. */
@@ -201,16 +202,5 @@ export function buildBatch(source: RowSource, rows: ArrayLike<number>): Batch {
 /** A picture or video of a row that begins at token `start` of the batch. */
 function batchMedia({ kind, grid, key, patchLength, runs, patches }: RowMedia, start: number): BatchMedia {
   const tokens = runs.flatMap((run) => Array.from({ length: run.height * run.width }, (_, i) => start + run.start + i));
-  let decoded: Promise<Float32Array> | undefined;
-  return {
-    kind,
-    grid,
-    key,
-    patchLength,
-    tokens: Int32Array.from(tokens),
-    patches: () => {
-      decoded ??= patches();
-      return decoded;
-    },
-  };
+  return { kind, grid, key, patchLength, tokens: Int32Array.from(tokens), patches: once(patches) };
 }

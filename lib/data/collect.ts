@@ -1,5 +1,6 @@
 /** Encoded rows to a dataset: each joined and cut to the maximum, counted, and put on disk. */
 import { createHash } from 'node:crypto';
+import { patchesOf } from '../models/grid.js';
 import type { EncodedRows, ExpandedRow } from './encode.js';
 import { IntBuffer } from './int_buffer.js';
 import { joinRow } from './join_row.js';
@@ -70,7 +71,7 @@ class MediaCollector {
     const placed = starts.map((runs, i) => {
       const { fingerprint, timestamps: _, ...seen } = media[i]!;
       const { kind, grid } = seen;
-      const size = grid[0] * grid[1] * grid[2];
+      const size = patchesOf([grid]);
       patches += size;
       frames += grid[0];
       this.largest = { patches: Math.max(this.largest.patches, size), frames: Math.max(this.largest.frames, grid[0]) };

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { VltuneError } from '../errors.js';
 import { RowCollector } from './collect.js';
 import { type EncodedRows, type EncodeRowsOptions, RowEncoder } from './encode.js';
+import { mediaOf } from './message.js';
 import { readRowBatches } from './read.js';
 import { cancelled } from './records.js';
 import type { DatasetStats, TokenDataset } from './token_dataset.js';
@@ -31,6 +32,8 @@ export interface PrepareProgress {
 
 /** Rows rendered and tokenised at once. */
 const ROWS_A_STEP = 256;
+/** The same where there are media: what comes from the network is held in memory until its row is on disk. */
+const MEDIA_ROWS_A_STEP = 32;
 
 /**
  * Reads, renders and tokenises dataset files. Memory is flat in the number of bytes (16 bytes a row stay, and 40 more a row with media).
@@ -39,10 +42,13 @@ const ROWS_A_STEP = 256;
  * where tokens cannot be spilled; ERR_CANCELLED.
  */
 export async function prepareDataset(files: readonly string[], options: PrepareOptions): Promise<TokenDataset> {
-  const { maxLength = 2048, signal } = options;
+  const { maxLength = 2048 } = options;
   if (!Number.isInteger(maxLength) || maxLength < 1)
     throw new VltuneError('ERR_USAGE', `maxLength: expected a whole number of at least 1, got ${maxLength}`);
-  const encoder = new RowEncoder(options);
+  // What fails in one step ends what is under way in the other.
+  const stop = new AbortController();
+  const signal = options.signal ? AbortSignal.any([options.signal, stop.signal]) : stop.signal;
+  const encoder = new RowEncoder({ ...options, signal });
   const collector = new RowCollector(options.cacheFolder ?? tmpdir(), maxLength);
   const { stats } = collector;
   try {
@@ -63,12 +69,13 @@ export async function prepareDataset(files: readonly string[], options: PrepareO
     let underWay: Promise<EncodedRows> | undefined;
     const finish = async (): Promise<void> => {
       if (underWay === undefined) return;
-      if (signal?.aborted) throw cancelled();
+      if (signal.aborted) throw cancelled();
       await collector.add(await underWay);
     };
     for await (const batch of batches) {
-      for (let at = 0; at < batch.length; at += ROWS_A_STEP) {
-        const next = encoder.encode(batch.slice(at, at + ROWS_A_STEP));
+      const step = batch.some(({ messages }) => mediaOf(messages).length > 0) ? MEDIA_ROWS_A_STEP : ROWS_A_STEP;
+      for (let at = 0; at < batch.length; at += step) {
+        const next = encoder.encode(batch.slice(at, at + step));
         next.catch(() => undefined); // seen by whoever awaits it, should an error elsewhere come first
         await finish();
         underWay = next;
@@ -79,6 +86,7 @@ export async function prepareDataset(files: readonly string[], options: PrepareO
     if (stats.rows === 0) throw noTargets(files, stats, maxLength);
     return await collector.finish(await encoder.reader);
   } catch (cause) {
+    stop.abort();
     collector.close();
     throw cause;
   }

@@ -1,8 +1,8 @@
 /** A prepared dataset: the tokens of its rows on disk, and what its rows hold besides. */
 import { VltuneError } from '../errors.js';
+import type { Grid } from '../models/grid.js';
 import type { MediaRun } from '../models/rope_positions.js';
 import { IGNORE_INDEX } from '../ops/linear_cross_entropy.js';
-import type { Grid } from './media/image_processor.js';
 import type { MediaReader } from './media/media_reader.js';
 import type { MediaSpill, StoredMedia } from './media/media_spill.js';
 import type { TemporaryFile } from './temporary_file.js';
@@ -33,14 +33,14 @@ export interface RowMedia {
   readonly kind: 'image' | 'video';
   /** Patches along time, height and width. */
   readonly grid: Grid;
-  /** Equal for equal contents. */
+  /** Equal for equal files. */
   readonly key: string;
   /** The tokens that stand for its features: one run of a picture, one for each temporal patch of a video. */
   readonly runs: readonly MediaRun[];
   /** Numbers in a patch. */
   readonly patchLength: number;
-  /** Decodes it: f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed, naming the row. */
-  patches(): Promise<Float32Array>;
+  /** Decodes it: f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed, naming the row; ERR_CANCELLED. */
+  patches(signal?: AbortSignal): Promise<Float32Array>;
 }
 
 /** The tokens of one row. */
@@ -165,6 +165,6 @@ function rowMedia(stored: StoredMedia, reader: MediaReader): RowMedia {
     key,
     runs: starts.map((start) => ({ start, height: height / reader.mergeSize, width: width / reader.mergeSize })),
     patchLength: reader.patchLength,
-    patches: async () => reader.patches({ ...stored, files: await files() }, place),
+    patches: async (signal) => reader.patches({ ...stored, files: await files() }, place, signal),
   };
 }

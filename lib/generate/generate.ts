@@ -126,21 +126,29 @@ export class Generator {
     const dtype = generationActivations(options.dtype, options.device);
     const folder = await resolveModel(model, options.revision === undefined ? {} : { revision: options.revision });
     const opened = await ModelFolder.open(folder);
-    const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
-    const trainables = adapter ? adaptersOf(opened.spec, adapter, 0, { vision: true }) : Trainables.none();
-    const frozen = new FrozenWeights(opened, {
-      device,
-      dtype,
-      loadIn4bit: options.loadIn4bit ?? false,
-      doubleQuant: true,
-      skip: () => false,
-    });
-    const [tokenizer, defaults] = await Promise.all([Tokenizer.load(folder), readGenerationConfig(folder)]);
-    await frozen.load(options.onProgress, options.signal);
-    const params = addon().allocate(trainables.layout.elements * 4, device);
-    if (adapter) writeAdapters(params, trainables, adapter);
-    const media = options.media ?? {};
-    return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype, device, media });
+    const cleanup: (() => void)[] = [() => opened.close()];
+    try {
+      const adapter = options.adapter === undefined ? undefined : await readAdapter(options.adapter);
+      const trainables = adapter ? adaptersOf(opened.spec, adapter, 0, { vision: true }) : Trainables.none();
+      const frozen = new FrozenWeights(opened, {
+        device,
+        dtype,
+        loadIn4bit: options.loadIn4bit ?? false,
+        doubleQuant: true,
+        skip: () => false,
+      });
+      cleanup.unshift(() => frozen.release());
+      const [tokenizer, defaults] = await Promise.all([Tokenizer.load(folder), readGenerationConfig(folder)]);
+      await frozen.load(options.onProgress, options.signal);
+      const params = addon().allocate(trainables.layout.elements * 4, device);
+      cleanup.unshift(() => addon().release(params));
+      if (adapter) writeAdapters(params, trainables, adapter);
+      const media = options.media ?? {};
+      return new Generator({ model: opened, tokenizer, frozen, trainables, params, defaults, dtype, device, media });
+    } catch (error) {
+      for (const release of cleanup) release();
+      throw error;
+    }
   }
 
   /** Yields the new tokens as they are made; returns the whole. */
@@ -275,6 +283,7 @@ export class Generator {
   #sessionFor(tokens: number, sees: boolean): DecoderSession {
     if (this.#session && this.#session.capacity >= tokens && (this.#sessionSees || !sees)) return this.#session;
     this.#session?.release();
+    this.#session = undefined; // the next may not fit
     this.#session = new DecoderSession(this.#model.spec, this.#frozen, this.#trainables, this.#params, {
       dtype: this.#dtype,
       device: this.#device,

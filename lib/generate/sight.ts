@@ -4,6 +4,7 @@ import type { Prompt } from '../data/prompt.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { VltuneError } from '../errors.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
+import { patchesOf } from '../models/grid.js';
 import type { ModelFolder } from '../models/model_folder.js';
 import { ropePositions } from '../models/rope_positions.js';
 import type { Trainables } from '../models/trainables.js';
@@ -45,9 +46,10 @@ export class Sight {
     const { positions, next } = ropePositions(ids.length, runs);
     const rows = runs.flatMap(({ start, height, width }) => Array.from({ length: height * width }, (_, i) => start + i));
     const sources = media.map((seen) => ({
+      kind: seen.kind,
       key: seen.key,
       grid: seen.grid,
-      patches: () => this.reader.patches(seen, seen.place),
+      patches: (signal?: AbortSignal) => this.reader.patches(seen, seen.place, signal),
     }));
     const features = await encodeEach(sources, await this.#encoderFor(media, signal), undefined, signal);
     return { positions, next, rows: Int32Array.from(rows), features };
@@ -64,23 +66,13 @@ export class Sight {
   async #encoderFor(media: readonly SeenMedia[], signal: AbortSignal | undefined): Promise<VisionEncoder> {
     const { vision } = this.#model.spec;
     if (!vision) throw new VltuneError('ERR_INTERNAL', 'a model without a tower was given pictures');
-    const patches = Math.max(...media.map(({ grid: [t, h, w] }) => t * h * w), this.#encoder?.patches ?? 0);
+    const patches = Math.max(...media.map(({ grid }) => patchesOf([grid])), this.#encoder?.patches ?? 0);
     const frames = Math.max(...media.map(({ grid: [t] }) => t), this.#encoder?.frames ?? 0);
     if (this.#encoder?.patches === patches && this.#encoder.frames === frames) return this.#encoder.encoder;
-    const { device, dtype, trainables, params } = this.#options;
-    if (!this.#tower) {
-      const tower = new FrozenWeights(this.#model, {
-        device,
-        dtype,
-        loadIn4bit: false,
-        doubleQuant: false,
-        skip: () => false,
-        vision: 'alone',
-      });
-      await tower.load(undefined, signal);
-      this.#tower = tower;
-    }
+    this.#tower ??= await this.#loadTower(signal);
     this.#encoder?.encoder.release();
+    this.#encoder = undefined; // the next may not fit
+    const { device, dtype, trainables, params } = this.#options;
     const encoder = new VisionEncoder(vision, this.#tower, {
       device,
       dtype,
@@ -91,5 +83,24 @@ export class Sight {
     encoder.allocate();
     this.#encoder = { encoder, patches, frames };
     return encoder;
+  }
+
+  async #loadTower(signal: AbortSignal | undefined): Promise<FrozenWeights> {
+    const { device, dtype } = this.#options;
+    const tower = new FrozenWeights(this.#model, {
+      device,
+      dtype,
+      loadIn4bit: false,
+      doubleQuant: false,
+      skip: () => false,
+      vision: 'alone',
+    });
+    try {
+      await tower.load(undefined, signal);
+      return tower;
+    } catch (error) {
+      tower.release();
+      throw error;
+    }
   }
 }

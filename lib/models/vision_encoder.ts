@@ -68,11 +68,17 @@ export class VisionEncoder {
     return this.#plan.arenaBytes + this.#io.bytes;
   }
 
-  /** Allocates and compiles; the weights are loaded before. */
+  /** Allocates and compiles; the weights are loaded before. ERR_OUT_OF_MEMORY: nothing is held then. */
   allocate(): void {
     const { device, adapters } = this.#options;
     this.#io.allocate(device);
-    const arena = addon().allocate(this.#plan.arenaBytes, device);
+    let arena: Storage;
+    try {
+      arena = addon().allocate(this.#plan.arenaBytes, device);
+    } catch (error) {
+      this.#io.release();
+      throw error;
+    }
     const places = new Map<Value, Place>();
     for (const value of this.#graph.values) {
       if (value.kind === 'io') places.set(value, this.#io.place(value));

@@ -2,18 +2,20 @@
  * Features of pictures and videos by a tower that runs by itself. Each goes through it alone, so that its features are the same bits in
  * whatever company and order they come: a run that goes on from a checkpoint makes those that the first one made.
  */
-import type { EncodedFeatures, VisionEncoder } from './vision_encoder.js';
-import type { Grid } from './vision_inputs.js';
 
-/** A picture or video by its contents. */
+import type { Grid } from './grid.js';
+import type { EncodedFeatures, VisionEncoder } from './vision_encoder.js';
+
+/** A picture or video by its contents. A GIF may be either, with one key and grid and other pixels. */
 export interface VisionKey {
+  readonly kind: 'image' | 'video';
   readonly key: string;
   readonly grid: Grid;
 }
 
 export interface VisionSource extends VisionKey {
   /** f32 [t·h·w, patchWidth] */
-  patches(): Promise<Float32Array>;
+  patches(signal?: AbortSignal): Promise<Float32Array>;
 }
 
 /** Where features that were made are kept. */
@@ -32,7 +34,7 @@ export async function encodeEach(
   const made: EncodedFeatures[] = [];
   for (const item of media) {
     const known = store?.get(item);
-    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: await item.patches() }, signal));
+    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: await item.patches(signal) }, signal));
     if (!known) store?.put(item, features);
     made.push(features);
   }

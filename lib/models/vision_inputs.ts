@@ -4,9 +4,7 @@
  * them: block by block of merge × merge.
  */
 import { VltuneError } from '../errors.js';
-
-/** Patches along time, height and width. A picture has one in time. */
-export type Grid = readonly [t: number, h: number, w: number];
+import { type Grid, patchesOf } from './grid.js';
 
 export interface VisionGridInputs {
   /** Patches of all grids. */
@@ -64,10 +62,6 @@ export function visionGridInputs(grids: readonly Grid[], { mergeSize, gridSide }
     }
   }
   return { patches, positions, bounds, ids, weights };
-}
-
-export function patchesOf(grids: readonly Grid[]): number {
-  return grids.reduce((sum, [t, h, w]) => sum + t * h * w, 0);
 }
 
 /** Rows and columns of a frame's patches, block by block. */

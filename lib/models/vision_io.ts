@@ -4,7 +4,8 @@ import type { Graph, Value } from '../graph/graph.js';
 import type { IoBuffers } from '../graph/io.js';
 import type { ActivationDType } from '../ops/builder.js';
 import type { VisionFeatures, VisionInputs, VisionShape } from './family.js';
-import { type Grid, POSITION_TAPS, visionGridInputs } from './vision_inputs.js';
+import type { Grid } from './grid.js';
+import { POSITION_TAPS, visionGridInputs } from './vision_inputs.js';
 
 /** The most that a run holds. */
 export interface VisionLimits {

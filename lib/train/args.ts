@@ -8,9 +8,10 @@ import { type DeviceOption, deviceOption } from '../device.js';
 import { COMPUTE_DTYPES, type ComputeDType, dtypeFault, trainingDType } from '../dtype.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
 import type { LayerScope } from '../weights/target_modules.js';
+import type { OptimizerName } from './optimizer.js';
 
 export type LrSchedulerType = 'linear' | 'cosine' | 'constant' | 'constant_with_warmup';
-export type OptimizerName = 'adamw_8bit' | 'adamw_torch';
+export type { OptimizerName };
 export type SaveStrategy = 'steps' | 'epoch' | 'no';
 
 /** Every option of a training run with its value settled. */

@@ -5,7 +5,7 @@
 import type { Batch, BatchMedia } from '../data/batches.js';
 import type { VisionEncoder } from '../models/vision_encoder.js';
 import { concatenate, encodeEach } from '../models/vision_features.js';
-import type { MediaBatch, MicroBatch } from './training_step.js';
+import type { MediaBatch, MicroBatch } from './micro_batch.js';
 import type { VisionCache } from './vision_cache.js';
 
 /** How a step gets to see. */
@@ -42,7 +42,7 @@ export class MediaFeed {
       const { encoder, cache } = this.#sight;
       return { rows, grids, features: await encodeEach(media, encoder, cache, signal) };
     }
-    const patches = await Promise.all(media.map((item) => item.patches()));
+    const patches = await Promise.all(media.map((item) => item.patches(signal)));
     return { rows, grids, patches: concatenate(patches, Float32Array) };
   }
 }

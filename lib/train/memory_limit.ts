@@ -1,6 +1,6 @@
 /** How much memory a run may take, and what is taken before it begins. */
 import { addon, type Device } from '../native.js';
-import { type MemoryLimit, mib } from './training_step.js';
+import { type MemoryLimit, mib } from './step_plan.js';
 
 /** What the driver takes for a process on a GPU (its context, the kernels' code, cuBLASLt's own), about. */
 const CUDA_CONTEXT_BYTES = 384 << 20;

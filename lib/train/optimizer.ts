@@ -1,8 +1,11 @@
 /** AdamW's state in memory: which tensors have it in 8 bits, and where each one's lies. */
+import { VltuneError } from '../errors.js';
+import { align } from '../graph/planner.js';
 import type { ParameterLayout } from '../models/parameters.js';
+import { dtypeBytes } from '../native.js';
 import { ADAMW_BLOCK, SEGMENT_COLUMNS } from '../ops/adamw.js';
 
-export type Optim = 'adamw_8bit' | 'adamw_torch';
+export type OptimizerName = 'adamw_8bit' | 'adamw_torch';
 
 /** bitsandbytes keeps 32-bit state for tensors smaller than this. */
 const MIN_8BIT_SIZE = 4096;
@@ -32,7 +35,7 @@ export class OptimizerLayout {
   readonly size8: number;
   readonly size32: number;
 
-  constructor(layout: ParameterLayout, optim: Optim) {
+  constructor(layout: ParameterLayout, optim: OptimizerName) {
     this.variant = optim === 'adamw_torch' ? 'torch' : 'bitsandbytes';
     this.segmentCount = layout.parameters.length;
     this.segments = new Int32Array(this.segmentCount * SEGMENT_COLUMNS);
@@ -61,4 +64,23 @@ export class OptimizerLayout {
       { name: 'exp_avg_sq', dtype: 'f32', elements: this.size32 },
     ];
   }
+
+  /** Bytes of all of them, one after the other. */
+  get bytes(): number {
+    return this.arrays.reduce((sum, array) => sum + align(stateBytes(array)), 0);
+  }
+
+  /** Where an array lies among them. */
+  slot(name: string): { readonly offset: number; readonly bytes: number } {
+    let offset = 0;
+    for (const array of this.arrays) {
+      if (array.name === name) return { offset, bytes: stateBytes(array) };
+      offset += align(stateBytes(array));
+    }
+    throw new VltuneError('ERR_INTERNAL', `there is no optimizer state named ${name}`);
+  }
+}
+
+export function stateBytes({ dtype, elements }: StateArray): number {
+  return dtypeBytes(dtype, elements);
 }

@@ -22,7 +22,7 @@ import { MediaFeed } from './media_feed.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, identityOf, openRun, type Run, type RunHooks } from './run.js';
 import { epochAfter, learningRate, warmupUpdates } from './schedule.js';
-import type { MemoryPlan } from './training_step.js';
+import type { MemoryPlan } from './step_plan.js';
 import { initializeParameters, restoreState, saveWeights, stateTensors } from './weights_on_disk.js';
 
 /** What a run says of itself, in the form in which `--json` prints it. */
@@ -247,17 +247,15 @@ class TrainingLoop {
     try {
       while (this.#done < totalSteps) {
         const epoch = Math.floor(this.#done / batches.updatesPerEpoch);
-        try {
-          await this.#update(stream, epoch, this.#done % batches.updatesPerEpoch);
-        } catch (error) {
-          if (this.#hooks.signal?.aborted) throw await this.#interrupted(error);
-          throw error;
-        }
+        await this.#update(stream, epoch, this.#done % batches.updatesPerEpoch);
         await this.#afterUpdate();
-        if (this.#hooks.signal?.aborted) throw await this.#interrupted(undefined);
+        this.#hooks.signal?.throwIfAborted();
       }
+    } catch (error) {
+      if (this.#hooks.signal?.aborted) throw await this.#interrupted(error);
+      throw error;
     } finally {
-      stream.close();
+      await stream.close();
     }
     if (this.#args.saveStrategy !== 'no' && this.#lastSaved !== this.#done && this.#updatesHere > 0) await this.#save();
     await saveWeights(this.#run, this.#args.outputDir);
@@ -370,9 +368,13 @@ class TrainingLoop {
     const targets = evalDataset!.stats.targetTokens;
     let loss = 0;
     const stream = this.#stream(evalDataset!, evalBatches!.microBatches(0));
-    for (let batch = stream.next(); batch; batch = stream.next()) {
-      const micro = await this.#feed.micro(batch, this.#hooks.signal);
-      loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#hooks.signal);
+    try {
+      for (let batch = stream.next(); batch; batch = stream.next()) {
+        const micro = await this.#feed.micro(batch, this.#hooks.signal);
+        loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#hooks.signal);
+      }
+    } finally {
+      await stream.close();
     }
     const epoch = this.#epoch();
     this.#log.push({ epoch, step: this.#done, eval_loss: loss });
@@ -410,7 +412,7 @@ class TrainingLoop {
   }
 
   #stream(dataset: RowSource, batches: Iterable<Int32Array>): BatchStream {
-    return new BatchStream(dataset, batches, { wanted: (media) => this.#feed.wants(media) });
+    return new BatchStream(dataset, batches, { wanted: (media) => this.#feed.wants(media), signal: this.#hooks.signal });
   }
 
   /** Updates that were not made, in f16; the schedule stands still meanwhile, as transformers' does. */

@@ -45,6 +45,6 @@ export class VisionCache implements FeatureStore {
   }
 }
 
-function nameOf({ key, grid }: VisionKey): string {
-  return `${key} ${grid.join('x')}`;
+function nameOf({ kind, key, grid }: VisionKey): string {
+  return `${kind} ${key} ${grid.join('x')}`;
 }

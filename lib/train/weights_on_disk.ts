@@ -15,7 +15,7 @@ import { isScoped } from '../weights/target_modules.js';
 import { layerScope } from './args.js';
 import { OPTIMIZER_FILE, type SavedCheckpoint } from './checkpoint.js';
 import type { LossScale } from './loss_scale.js';
-import type { StateArray } from './optimizer.js';
+import { stateBytes } from './optimizer.js';
 import type { Run } from './run.js';
 
 /** Sets the trainable parameters as a new run starts with them. */
@@ -195,10 +195,6 @@ function lossScaleTensors(scaler: LossScale | undefined): TensorEntry[] {
   if (!scaler) return [];
   const { scale, made, skipped } = scaler.state;
   return [{ name: LOSS_SCALE, dtype: 'F32', shape: [3], data: bytesOf(Float32Array.of(scale, made, skipped)) }];
-}
-
-function stateBytes({ dtype, elements }: StateArray): number {
-  return elements * (dtype === 'u8' ? 1 : 4);
 }
 
 /** Takes up what `saveWeights` and `stateTensors` saved in a checkpoint. ERR_BAD_CHECKPOINT if something is missing or misshapen. */

@@ -112,8 +112,82 @@ test('a stream that was closed reads no more', async (t) => {
   const { source, read } = pictures(9);
   const stream = new BatchStream(source, one(9));
   stream.next();
-  stream.close();
+  await stream.close();
   await settle();
   t.deepEqual(read, [0]);
   t.is(stream.next(), undefined);
 });
+
+/** The same rows, whose pictures are decoded until `finish` is called or a signal ends it. */
+function slowPictures(size: number) {
+  const { source } = pictures(size);
+  const running = new Set<() => void>();
+  const seen = { most: 0, begun: 0, ended: 0 };
+  const patches = async (signal?: AbortSignal): Promise<Float32Array> => {
+    seen.begun++;
+    let done = () => {};
+    let stop = () => {};
+    const work = new Promise<void>((resolve, reject) => {
+      done = resolve;
+      stop = () => reject(new Error('ended'));
+    });
+    signal?.addEventListener('abort', stop);
+    running.add(done);
+    seen.most = Math.max(seen.most, running.size);
+    try {
+      await work;
+    } finally {
+      running.delete(done);
+      signal?.removeEventListener('abort', stop);
+      await settle(); // an end takes a while
+      seen.ended++;
+    }
+    return new Float32Array(4 * PATCH_LENGTH);
+  };
+  const slow: RowSource = {
+    ...source,
+    read: (row) => {
+      const { media, ...rest } = source.read(row);
+      return { ...rest, media: media!.map((item) => ({ ...item, patches })) };
+    },
+  };
+  const finish = () => {
+    for (const resolve of running) resolve();
+  };
+  return { source: slow, seen, finish };
+}
+
+test('a few pictures are decoded at once, whoever asks for them and of whatever batch', async (t) => {
+  const { source, seen, finish } = slowPictures(60);
+  const batches = Array.from({ length: 3 }, (_, i) => Int32Array.from({ length: 20 }, (_, k) => 20 * i + k));
+  const stream = new BatchStream(source, batches);
+  let decoded: unknown;
+  Promise.all(stream.next()!.media.map((item) => item.patches())).then((all) => {
+    decoded = all;
+  });
+  for (let turn = 0; turn < 30; turn++) {
+    await settle();
+    finish();
+  }
+  t.is(seen.most, 3);
+  t.truthy(decoded, 'those asked for come before those of later batches');
+  await stream.close();
+});
+
+for (const [how, end] of [
+  ['closed', (stream: BatchStream) => stream.close()],
+  ['ended by a signal', (_: BatchStream, stop: AbortController) => stop.abort()],
+] as const) {
+  test(`a stream that was ${how} gives up what is being decoded, and once closed nothing is under way`, async (t) => {
+    const { source, seen } = slowPictures(9);
+    const stop = new AbortController();
+    const stream = new BatchStream(source, one(9), { signal: stop.signal });
+    const asked = stream.next()!.media[0]!.patches();
+    await settle();
+    t.is(seen.begun, 3);
+    await Promise.all([t.throwsAsync(asked), end(stream, stop)]);
+    await stream.close();
+    t.is(seen.ended, 3);
+    t.is(seen.begun, 3);
+  });
+}

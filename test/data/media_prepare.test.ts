@@ -1,7 +1,7 @@
 /** Rows with pictures as a dataset: what is cut, what is a target, what is read back, and what is said of pictures that changed. */
 import { once } from 'node:events';
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
+import { copyFileSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -10,13 +10,12 @@ import { type PrepareOptions, prepareDataset } from '../../lib/data/prepare.js';
 import { ChatTemplate } from '../../lib/data/template.js';
 import type { TokenDataset } from '../../lib/data/token_dataset.js';
 import { Tokenizer } from '../../lib/data/tokenizer.js';
-import { describeModel } from '../../lib/models/registry.js';
 import { IGNORE_INDEX } from '../../lib/ops/linear_cross_entropy.js';
 import { MEDIA, TINY, temporaryFolder, throwsCode } from './fixtures.js';
 
 const tokenizer = await Tokenizer.load(TINY);
 const template = await ChatTemplate.load(TINY, tokenizer);
-const reader = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer);
+const reader = await MediaReader.load(TINY, tokenizer);
 
 const text = (content: string) => ({ type: 'text', text: content });
 const image = (source: string) => ({ type: 'image', image: source });
@@ -154,12 +153,36 @@ test('a picture from the network is fetched once, if it may be, and kept', async
   const { file } = folderOf(t, [row([image(`http://127.0.0.1:${port}/a.png`)], 'a'), row([image('square.png')], 'b')]);
   await throwsCode(t, () => prepare(t, file), 'ERR_USAGE', /line 1: messages\[0\]\.content\[0\]: http.*--allow-remote-images/);
   t.is(asked, 0);
-  const remote = await MediaReader.load({ folder: TINY, ...(await describeModel(TINY)) }, tokenizer, { allowRemote: true });
+  const remote = await MediaReader.load(TINY, tokenizer, { allowRemote: true });
   const dataset = await prepare(t, file, { media: async () => remote });
   server.close();
   t.is(asked, 1);
   t.deepEqual(await dataset.read(0).media![0]!.patches(), await dataset.read(1).media![0]!.patches());
   t.is(asked, 1);
+});
+
+test('what is wrong with one row ends what is under way for later ones', async (t) => {
+  let missing: ServerResponse | undefined;
+  let ended: Promise<unknown> | undefined;
+  const server = createServer((request, response) => {
+    if (request.url === '/missing.png') {
+      missing = response;
+      return;
+    }
+    // The later picture never comes; the earlier one is found missing once the later one is asked for.
+    ended = once(response, 'close');
+    missing!.writeHead(404).end();
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const picture = (name: string) => row([image(`http://127.0.0.1:${port}/${name}`)], 'a');
+  const texts = Array.from({ length: 40 }, () => row('x', 'y'));
+  const { file } = folderOf(t, [picture('missing.png'), ...texts, picture('never.png'), row('x', 'y')]);
+  const remote = await MediaReader.load(TINY, tokenizer, { allowRemote: true });
+  await throwsCode(t, () => prepare(t, file, { media: async () => remote }), 'ERR_NOT_FOUND', /line 1: .*missing\.png/);
+  await ended;
 });
 
 test('the fingerprint knows pictures by their bytes or names, wherever they lie', async (t) => {
@@ -173,6 +196,39 @@ test('the fingerprint knows pictures by their bytes or names, wherever they lie'
   const changed = Buffer.from(bytes);
   changed[changed.length - 1]! ^= 1; // behind the picture's end: the same size and pixels, another file
   t.not(await print(inline(bytes).file), await print(inline(changed).file));
+});
+
+/** A data file whose row has a folder of frames beside it as its video. */
+function framesOf(t: ExecutionContext): { frames: string; file: string } {
+  const { folder, file } = folderOf(t, [row([{ type: 'video', video: 'frames' }], 'a')]);
+  const frames = join(folder, 'frames');
+  mkdirSync(frames);
+  for (const name of ['frame0.png', 'frame1.png']) copyFileSync(join(MEDIA, name), join(frames, name));
+  return { frames, file };
+}
+
+test('a folder of frames is known by its frames', async (t) => {
+  const [here, there, other] = [framesOf(t), framesOf(t), framesOf(t)];
+  const print = async ({ file }: { file: string }) => (await prepare(t, file)).fingerprint;
+  copyFileSync(join(MEDIA, 'frame2.png'), join(other.frames, 'frame1.png'));
+  t.is(await print(here), await print(there));
+  t.not(await print(here), await print(other));
+});
+
+test('no frame of a folder lies outside the image root', async (t) => {
+  const { frames, file } = framesOf(t);
+  const options = { imageRoot: join(file, '..') };
+  const rooted = await MediaReader.load(TINY, tokenizer, options);
+  const seen = (await prepare(t, file, { media: async () => rooted })).read(0).media!;
+  t.is((await seen[0]!.patches()).length, seen[0]!.grid.reduce((product, size) => product * size) * seen[0]!.patchLength);
+  rmSync(join(frames, 'frame1.png'));
+  symlinkSync(join(MEDIA, 'frame1.png'), join(frames, 'frame1.png'));
+  await throwsCode(
+    t,
+    () => prepare(t, file, { media: async () => rooted }),
+    'ERR_BAD_DATA',
+    /line 1: messages\[0\]\.content\[0\]: .*frame1\.png: it leads out of the image root/,
+  );
 });
 
 const REFUSED: readonly (readonly [title: string, row: object, message: RegExp, options?: Partial<PrepareOptions>])[] = [

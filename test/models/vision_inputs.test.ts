@@ -1,5 +1,6 @@
 import test from 'ava';
-import { type Grid, visionGridInputs } from '../../lib/models/vision_inputs.js';
+import type { Grid } from '../../lib/models/grid.js';
+import { visionGridInputs } from '../../lib/models/vision_inputs.js';
 import { readJson } from '../parity/fixtures.js';
 
 interface Learned {

@@ -7,8 +7,9 @@ import { FrozenWeights } from '../../lib/models/frozen_weights.js';
 import { ModelFolder } from '../../lib/models/model_folder.js';
 import { loraName, Trainables } from '../../lib/models/trainables.js';
 import type { Device } from '../../lib/native.js';
+import type { MicroBatch } from '../../lib/train/micro_batch.js';
 import { OptimizerLayout } from '../../lib/train/optimizer.js';
-import { type MicroBatch, TrainingStep } from '../../lib/train/training_step.js';
+import { TrainingStep } from '../../lib/train/training_step.js';
 import { readAdapter } from '../../lib/weights/lora.js';
 import {
   distance,

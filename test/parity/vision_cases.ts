@@ -9,18 +9,20 @@ import { Program } from '../../lib/graph/program.js';
 import { adaptersOf } from '../../lib/models/adapters.js';
 import { FrozenWeights } from '../../lib/models/frozen_weights.js';
 import { GraphWeights } from '../../lib/models/graph_weights.js';
+import { type Grid, patchesOf } from '../../lib/models/grid.js';
 import { ModelFolder } from '../../lib/models/model_folder.js';
 import { type MediaRun, ropePositions, writeRopePositions } from '../../lib/models/rope_positions.js';
 import { loraName, Trainables } from '../../lib/models/trainables.js';
 import { VisionEncoder } from '../../lib/models/vision_encoder.js';
-import { type Grid, patchesOf } from '../../lib/models/vision_inputs.js';
 import { featureValues, visionDims, visionInputs, writeVisionInputs } from '../../lib/models/vision_io.js';
 import { addon, type Device } from '../../lib/native.js';
 import { attention } from '../../lib/ops/attention.js';
 import { cast, selectRows } from '../../lib/ops/elementwise.js';
 import { linear } from '../../lib/ops/linear.js';
+import type { MicroBatch } from '../../lib/train/micro_batch.js';
 import { OptimizerLayout } from '../../lib/train/optimizer.js';
-import { type MediaOptions, type MicroBatch, TrainingStep } from '../../lib/train/training_step.js';
+import type { StepMedia } from '../../lib/train/passes.js';
+import { TrainingStep } from '../../lib/train/training_step.js';
 import { bf16ToF32 } from '../../lib/weights/float16.js';
 import { readAdapter } from '../../lib/weights/lora.js';
 import { distance, MODEL, PARITY, readFloats, readJson, relative } from './fixtures.js';
@@ -135,7 +137,7 @@ async function adapted(folder: ModelFolder, vision: boolean): Promise<Trainables
 async function withStep<T>(
   { folder, frozen, trainables }: Setup,
   device: Device,
-  media: MediaOptions,
+  media: StepMedia,
   gradientCheckpointing: boolean,
   use: (step: TrainingStep) => Promise<T>,
 ): Promise<T> {
@@ -301,7 +303,7 @@ export async function checkSplit(t: ExecutionContext, name: string, device: Devi
   const make = (folder: ModelFolder) => adapted(folder, false);
   await withModel(device, CASES[name]!.rows, make, async (setup) => {
     const { folder, frozen, trainables, batch } = setup;
-    const frozenTower = (media: MediaOptions, use: (step: TrainingStep) => Promise<Pass>) =>
+    const frozenTower = (media: StepMedia, use: (step: TrainingStep) => Promise<Pass>) =>
       withStep(setup, device, media, false, use);
     const whole = await frozenTower({ from: 'patches', ...LIMITS }, (step) => pass(step, batch, trainables));
     const encoder = new VisionEncoder(folder.spec.vision!, frozen, { device, dtype: 'f32', ...LIMITS });

@@ -6,8 +6,9 @@ import { ModelFolder } from '../../lib/models/model_folder.js';
 import type { Device } from '../../lib/native.js';
 import type { ActivationDType } from '../../lib/ops/builder.js';
 import { MersenneTwister } from '../../lib/random.js';
+import type { MicroBatch } from '../../lib/train/micro_batch.js';
 import { OptimizerLayout } from '../../lib/train/optimizer.js';
-import { type MicroBatch, TrainingStep } from '../../lib/train/training_step.js';
+import { TrainingStep } from '../../lib/train/training_step.js';
 import { MODEL } from './support.js';
 
 const TOKENS = 40;

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { plan, type TrainEvent, train, type VltuneError } from '../../lib/index.js';
@@ -60,6 +60,17 @@ for (const [name, more, file] of [
     t.deepEqual(last, expected);
   });
 }
+
+test.serial('a run that is stopped while it evaluates saves the update before it', async (t) => {
+  const folder = join(temporaryFolder(t), 'out');
+  const controller = new AbortController();
+  const options = shortRun(folder, { evalDataset: [ROWS], evalSteps: 2, saveSteps: 100 });
+  const onEvent = (event: TrainEvent) => event.event === 'step' && event.step === 2 && controller.abort();
+  const error = await t.throwsAsync(train(options, { signal: controller.signal, onEvent }));
+  t.is((error as VltuneError).code, 'ERR_CANCELLED');
+  t.regex(error!.message, /stopped after 2 of 10 updates; go on with --resume-from-checkpoint/);
+  t.true(existsSync(join(folder, 'checkpoint-2', 'optimizer.safetensors')));
+});
 
 test.serial('a loss that is not finite stops the run, names the step and keeps the checkpoint before it', async (t) => {
   const folder = temporaryFolder(t);

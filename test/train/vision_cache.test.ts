@@ -1,10 +1,10 @@
 import test from 'ava';
 import { VisionCache } from '../../lib/train/vision_cache.js';
 
-const picture = (key: string, width = 2) => ({ key, grid: [1, 2, width] as const });
+const picture = (key: string, width = 2) => ({ kind: 'image' as const, key, grid: [1, 2, width] as const });
 const features = (bytes: number) => [new Uint8Array(bytes / 2), new Uint8Array(bytes / 2)];
 
-test('features are found by contents and grid', (t) => {
+test('features are found by contents, kind and grid', (t) => {
   const cache = new VisionCache(100);
   const made = features(40);
   cache.put(picture('a'), made);
@@ -12,6 +12,7 @@ test('features are found by contents and grid', (t) => {
   t.true(cache.has(picture('a')));
   t.is(cache.get(picture('b')), undefined);
   t.is(cache.get(picture('a', 4)), undefined);
+  t.is(cache.get({ ...picture('a'), kind: 'video' }), undefined, 'a GIF may be either');
 });
 
 test('what does not fit the budget stays out, and what is in stays', (t) => {

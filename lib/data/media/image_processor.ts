@@ -3,14 +3,12 @@
  * multiples of patch × merge within bounds on the pixels, rescaled, normalised, and cut into patches in the order in which the
  * merger takes them.
  */
+import type { Grid } from '../../models/grid.js';
 import type { JsonObject } from '../../weights/json.js';
 import type { Pixels } from './decode.js';
 import { Patcher, patchArray } from './patches.js';
 import { findProcessorConfig, type PatchSettings, type PixelBounds, readPatchSettings } from './processor_config.js';
 import { imageSize, type ResizeRule, type Size, unresizedSize } from './smart_resize.js';
-
-/** Patches along time, height and width. A picture has one in time. */
-export type Grid = readonly [t: number, h: number, w: number];
 
 export interface Patches {
   /** [t·h·w, 3·temporalPatchSize·patchSize²], row-major; rows stand in groups of merge × merge, a row's order is channel, frame, y, x. */

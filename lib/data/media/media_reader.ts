@@ -6,14 +6,16 @@ import { mapBounded } from '../../async.js';
 import { VltuneError } from '../../errors.js';
 import { ioError } from '../../files.js';
 import type { ModelSpec } from '../../models/family.js';
+import type { Grid } from '../../models/grid.js';
+import { describeModel } from '../../models/registry.js';
 import type { MediaItem } from '../message.js';
 import { type MediaTokens, readMediaTokens } from '../placeholders.js';
 import type { Tokenizer } from '../tokenizer.js';
-import { type Grid, ImageProcessor, type ImageProcessorOptions } from './image_processor.js';
-import { locate, type MediaContext, type MediaSource } from './locate.js';
+import { ImageProcessor, type ImageProcessorOptions } from './image_processor.js';
+import { type Located, locate, type MediaContext, type MediaSource, mediaError } from './locate.js';
 import { openImage } from './source.js';
 import { timestampText, VideoProcessor } from './video_processor.js';
-import { openVideo, type VideoSource } from './video_source.js';
+import { openVideo, picturesIn, type VideoSource } from './video_source.js';
 
 /** Frames of a list that are looked for at once. */
 const FRAMES_AT_ONCE = 8;
@@ -33,20 +35,20 @@ export interface SeenMedia {
   readonly kind: MediaItem['type'];
   /** Patches along time, height and width. */
   readonly grid: Grid;
-  /** Equal for equal contents: a hash of the bytes, or of a file's path, size and time of change. */
+  /** Equal for equal files: a hash of their bytes, or of their path, size and time of change. */
   readonly key: string;
   /** The same for a copy of the file elsewhere: its name and size stand for its path and time. */
   readonly fingerprint: string;
   readonly files: readonly MediaFile[];
   /** Whether the files are the frames of a video. */
   readonly list: boolean;
-  /** Of a list or folder of frames, where it was given. */
+  /** Of frames, where it was given. */
   readonly fps?: number | undefined;
   /** Of a video: what stands before each of its temporal patches. */
   readonly timestamps: readonly string[];
 }
 
-/** What a reader is made for: a model folder that was opened. */
+/** A model folder that was opened. */
 export interface SeeingModel {
   readonly folder: string;
   readonly config: Readonly<Record<string, unknown>>;
@@ -72,9 +74,10 @@ export class MediaReader {
     this.#options = options;
   }
 
-  /** The reader of a model. ERR_BAD_CHECKPOINT where its files contradict each other, ERR_UNSUPPORTED, ERR_USAGE. */
-  static async load(model: SeeingModel, tokenizer: Tokenizer, options: MediaOptions = {}): Promise<MediaReader> {
-    const { folder, config, spec } = model;
+  /** The reader of a model folder. ERR_BAD_CHECKPOINT where its files contradict each other, ERR_UNSUPPORTED, ERR_USAGE. */
+  static async load(model: string | SeeingModel, tokenizer: Tokenizer, options: MediaOptions = {}): Promise<MediaReader> {
+    const opened = typeof model === 'string' ? { folder: model, ...(await describeModel(model)) } : model;
+    const { folder, config, spec } = opened;
     const tokens = readMediaTokens(config, join(folder, 'config.json'), tokenizer);
     const images = await ImageProcessor.load(folder, options);
     const vision = spec.vision?.shape;
@@ -93,18 +96,14 @@ export class MediaReader {
   async see(item: MediaItem, folder: string, place: string, signal?: AbortSignal): Promise<SeenMedia> {
     const { imageRoot, allowRemote } = this.#options;
     const context: MediaContext = { folder, imageRoot, allowRemote, place, signal };
-    const list = item.type === 'video' && Array.isArray(item.video);
-    const sources = list
-      ? (item.video as readonly MediaSource[])
-      : [(item.type === 'image' ? item.image : item.video) as MediaSource];
-    const files = await mapBounded(sources, FRAMES_AT_ONCE, (source) => this.#find(source, context));
-    const found = { kind: item.type, files, list, fps: item.type === 'video' ? item.fps : undefined };
-    return { ...found, ...(await this.#measure(found, { folder: '/', place, signal })), ...(await identityOf(files)) };
+    const found = { kind: item.type, fps: item.type === 'video' ? item.fps : undefined, ...(await filesOf(item, context)) };
+    const looked = await this.#measure(found, { folder: '/', place, signal });
+    return { ...found, ...looked, ...(await identityOf(found.files, context)) };
   }
 
-  /** Its patches, f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed since it was seen. */
-  async patches(seen: StoredLook & Pick<SeenMedia, 'grid'>, place: string): Promise<Float32Array> {
-    const context: MediaContext = { folder: '/', place };
+  /** Its patches, f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed since it was seen; ERR_CANCELLED. */
+  async patches(seen: StoredLook & Pick<SeenMedia, 'grid'>, place: string, signal?: AbortSignal): Promise<Float32Array> {
+    const context: MediaContext = { folder: '/', place, signal };
     const { patches, grid } =
       seen.kind === 'image'
         ? await this.#images.process(await (await openImage(sourceOf(seen.files[0]!), context)).decode())
@@ -142,11 +141,23 @@ export class MediaReader {
     }
     return videos;
   }
+}
 
-  async #find(source: MediaSource, context: MediaContext): Promise<MediaFile> {
-    const located = await locate(source, context);
-    return located.kind === 'file' ? { path: located.path } : { bytes: located.bytes, name: located.name };
-  }
+/** Finds all that a picture or video is made of, each within the image root: a folder of frames is the list of them from here on. */
+async function filesOf(item: MediaItem, context: MediaContext): Promise<Pick<SeenMedia, 'files' | 'list'>> {
+  const frames = async (sources: readonly MediaSource[]) => ({
+    files: await mapBounded(sources, FRAMES_AT_ONCE, async (source) => fileOf(await locate(source, context))),
+    list: true,
+  });
+  const source = item.type === 'image' ? item.image : item.video;
+  if (Array.isArray(source)) return frames(source);
+  const located = await locate(source as MediaSource, context);
+  const pictures = item.type === 'video' ? await picturesIn(located, context) : undefined;
+  return pictures && pictures.length > 0 ? frames(pictures) : { files: [fileOf(located)], list: false };
+}
+
+function fileOf(located: Located): MediaFile {
+  return located.kind === 'file' ? { path: located.path } : { bytes: located.bytes, name: located.name };
 }
 
 /** What opens a picture or video anew. */
@@ -161,7 +172,7 @@ function sourceOf(file: MediaFile): MediaSource {
   return 'path' in file ? file.path : { bytes: file.bytes, path: file.name };
 }
 
-async function identityOf(files: readonly MediaFile[]): Promise<Pick<SeenMedia, 'key' | 'fingerprint'>> {
+async function identityOf(files: readonly MediaFile[], context: MediaContext): Promise<Pick<SeenMedia, 'key' | 'fingerprint'>> {
   const key = createHash('sha256');
   const fingerprint = createHash('sha256');
   for (const file of files) {
@@ -172,7 +183,7 @@ async function identityOf(files: readonly MediaFile[]): Promise<Pick<SeenMedia, 
       continue;
     }
     const { size, mtimeMs } = await stat(file.path).catch((cause) => {
-      throw ioError(cause, 'read', file.path);
+      throw mediaError('ERR_IO', context, basename(file.path), ioError(cause, 'read', file.path).message, cause);
     });
     key.update(`${file.path}\0${size}\0${mtimeMs}\0`);
     fingerprint.update(`${basename(file.path)}\0${size}\0`);

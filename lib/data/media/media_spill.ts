@@ -2,8 +2,8 @@
  * The media of a dataset's rows on disk, beside its tokens: what each row has, where in the row, and the bytes that came with rows
  * rather than in files. In memory stay three numbers for each row that has any.
  */
+import type { Grid } from '../../models/grid.js';
 import { TemporaryFile } from '../temporary_file.js';
-import type { Grid } from './image_processor.js';
 import type { MediaFile, SeenMedia } from './media_reader.js';
 
 /** A picture or video in a row. */

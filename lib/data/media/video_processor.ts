@@ -5,9 +5,10 @@
  */
 import { VltuneError } from '../../errors.js';
 import { ConfigReader } from '../../models/config_reader.js';
+import type { Grid } from '../../models/grid.js';
 import type { JsonObject } from '../../weights/json.js';
 import type { Pixels } from './decode.js';
-import type { Grid, Patches } from './image_processor.js';
+import type { Patches } from './image_processor.js';
 import { Patcher, patchArray } from './patches.js';
 import { findProcessorConfig, type PatchSettings, type PixelBounds, readPatchSettings } from './processor_config.js';
 import { roundHalfEven, type Size, unresizedSize, videoSize } from './smart_resize.js';

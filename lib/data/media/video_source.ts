@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ioError } from '../../files.js';
+import { cancelled } from '../records.js';
 import type { Pixels } from './decode.js';
 import { probeVideo, type VideoInfo, videoFrames } from './ffmpeg.js';
 import { type Located, locate, type MediaContext, type MediaSource, mediaError, readLocated } from './locate.js';
@@ -41,21 +42,21 @@ const OPEN_AT_ONCE = 8;
 export async function openVideo(source: VideoSource, context: MediaContext, options: VideoOptions = {}): Promise<OpenedVideo> {
   if (Array.isArray(source)) return openPictures(source, `a list of ${source.length} pictures`, context, options);
   const located = await locate(source as MediaSource, context);
-  if (located.kind === 'file' && (await stat(located.path)).isDirectory()) {
-    const names = await readdir(located.path).catch((cause) => {
-      throw mediaError('ERR_IO', context, located.name, ioError(cause, 'read', located.path).message, cause);
-    });
-    const order = new Intl.Collator('en', { numeric: true }).compare;
-    const paths = names.filter((name) => !name.startsWith('.')).sort(order);
-    const inside = { ...context, folder: located.path };
-    return openPictures(
-      paths.map((name) => join(located.path, name)),
-      located.name,
-      inside,
-      options,
-    );
+  const pictures = await picturesIn(located, context);
+  return pictures ? openPictures(pictures, located.name, context, options) : openFile(located, context);
+}
+
+/** The pictures of a folder in the order of their names; undefined for what is no folder. */
+export async function picturesIn(located: Located, context: MediaContext): Promise<string[] | undefined> {
+  if (located.kind !== 'file') return undefined;
+  const { name, path } = located;
+  try {
+    if (!(await stat(path)).isDirectory()) return undefined;
+    const names = (await readdir(path)).filter((each) => !each.startsWith('.'));
+    return names.sort(new Intl.Collator('en', { numeric: true }).compare).map((each) => join(path, each));
+  } catch (cause) {
+    throw mediaError('ERR_IO', context, name, ioError(cause, 'read', path).message, cause);
   }
-  return openFile(located, context);
 }
 
 async function openPictures(
@@ -83,7 +84,10 @@ async function openPictures(
     fps: options.fps ?? DEFAULT_FPS,
     sampled: true,
     async *frames(indices) {
-      for (const index of indices) yield images[index]!.decode();
+      for (const index of indices) {
+        if (context.signal?.aborted) throw cancelled();
+        yield images[index]!.decode();
+      }
     },
   };
 }
@@ -101,7 +105,7 @@ async function openFile(located: Located, context: MediaContext): Promise<Opened
       `the file ${found}: expected a video (MP4, MOV, MKV, WebM, AVI, GIF …)`,
     );
   }
-  const file = await fileOf(located);
+  const file = await fileOf(located, context);
   try {
     const info = await named(located, context, () => probeVideo(file.path, context.signal));
     return { name: located.name, ...info, sampled: false, frames: (indices) => framesOf(located, context, info, indices) };
@@ -116,7 +120,7 @@ async function* framesOf(
   info: VideoInfo,
   indices: readonly number[],
 ): AsyncGenerator<Pixels> {
-  const file = await fileOf(located);
+  const file = await fileOf(located, context);
   try {
     yield* videoFrames(file.path, info, indices, context.signal);
   } catch (cause) {
@@ -127,10 +131,19 @@ async function* framesOf(
 }
 
 /** ffmpeg seeks, so what came as bytes becomes a file for a while. */
-async function fileOf(located: Located): Promise<{ readonly path: string; remove(): Promise<void> }> {
+async function fileOf(located: Located, context: MediaContext): Promise<{ readonly path: string; remove(): Promise<void> }> {
   if (located.kind === 'file') return { path: located.path, remove: async () => {} };
-  const folder = await mkdtemp(join(tmpdir(), 'vltune-video-'));
-  const path = join(folder, 'video');
-  await writeFile(path, located.bytes);
-  return { path, remove: () => rm(folder, { recursive: true, force: true }) };
+  let folder: string | undefined;
+  const remove = async () => {
+    if (folder !== undefined) await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    folder = await mkdtemp(join(tmpdir(), 'vltune-video-'));
+    const path = join(folder, 'video');
+    await writeFile(path, located.bytes);
+    return { path, remove };
+  } catch (cause) {
+    await remove();
+    throw mediaError('ERR_IO', context, located.name, ioError(cause, 'write', folder ?? tmpdir()).message, cause);
+  }
 }

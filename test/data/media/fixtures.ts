@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Pixels } from '../../../lib/data/media/decode.js';
-import type { Grid } from '../../../lib/data/media/image_processor.js';
 import { type OpenedImage, openImage } from '../../../lib/data/media/source.js';
+import type { Grid } from '../../../lib/models/grid.js';
 import { PACKAGE_ROOT } from '../../../lib/native.js';
 import type { JsonObject } from '../../../lib/weights/json.js';
 
