@@ -1,6 +1,6 @@
 #include "../ops/embedding_bag.h"
 
-#include "../ops/check.h"
+#include "../ops/embedding_bag_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
@@ -9,13 +9,8 @@ namespace vltune::cpu::VLTUNE_ISA {
 
 void embedding_bag(const OpCall& call) {
   const Tensor &ids = input(call, 0), &weights = input(call, 1), &table = input(call, 2), &x = input(call, 3), &y = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny, kAny});
-  const int64_t n = ids.dim(0), taps = ids.dim(1);
-  check_operand(call, weights, "weights", kIsF32, {n, taps});
-  check_operand(call, table, "table", kIsFloat, {kAny, kAny});
-  const int64_t d = table.dim(1);
-  check_operand(call, y, "y", kIsActivation, {n, d});
-  if (x.present()) check_operand(call, x, "x", dtype_bit(y.dtype), {n, d});
+  check_embedding_bag(call, ids, weights, table, x, y);
+  const int64_t n = ids.dim(0), taps = ids.dim(1), d = table.dim(1);
   const int32_t* id = ids.as<int32_t>();
   check_ids(call, "ids", id, n * taps, table.dim(0));
   const float* weight = weights.as<float>();
@@ -39,12 +34,8 @@ void embedding_bag(const OpCall& call) {
 // Threads take columns, so each element of dtable is summed by one thread, in order.
 void embedding_bag_backward(const OpCall& call) {
   const Tensor &ids = input(call, 0), &weights = input(call, 1), &dy = input(call, 2), &dtable = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny, kAny});
-  const int64_t n = ids.dim(0), taps = ids.dim(1);
-  check_operand(call, weights, "weights", kIsF32, {n, taps});
-  check_operand(call, dy, "dy", kIsActivation, {n, kAny});
-  const int64_t d = dy.dim(1);
-  check_operand(call, dtable, "dtable", kIsF32, {kAny, d});
+  check_embedding_bag_backward(call, ids, weights, dy, dtable);
+  const int64_t n = ids.dim(0), taps = ids.dim(1), d = dy.dim(1);
   const int32_t* id = ids.as<int32_t>();
   check_ids(call, "ids", id, n * taps, dtable.dim(0));
   const float* weight = weights.as<float>();

@@ -1,8 +1,6 @@
 #include "../ops/gelu.h"
 
-#include <type_traits>
-
-#include "../ops/check.h"
+#include "../ops/gelu_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
@@ -54,28 +52,21 @@ template <class D, bool kTanh> inline Normal normal(Vec x) {
 constexpr float kFar = 40.0f;
 inline Vec within(Vec x) { return max(broadcast(-kFar), min(broadcast(kFar), x)); }
 
-// Calls body(D{}, std::bool_constant) for the operands' dtype and the way that attr tanh chooses.
-template <class Body> void with_way(const OpCall& call, DType dtype, Body&& body) {
-  with_activation(dtype, [&](auto tag) {
-    if (call.attrs->flag("tanh")) body(tag, std::true_type{});
-    else body(tag, std::false_type{});
-  });
-}
-
 }  // namespace
 
 void gelu(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {x.dim(0), x.dim(1)});
-  with_way(call, x.dtype, [&](auto tag, auto tanh) {
+  check_gelu(call, x, y);
+  with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
-    call.pool->parallel_for(x.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
-      const D* from = x.as<D>() + begin;
-      D* to = y.as<D>() + begin;
-      each_vector(end - begin, [&](int64_t i, int count) {
-        const Vec v = load_part(from + i, count);
-        store_part(to + i, v * normal<D, decltype(tanh)::value>(within(v)).below, count);
+    with_gelu_way(call, [&](auto tanh) {
+      call.pool->parallel_for(x.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
+        const D* from = x.as<D>() + begin;
+        D* to = y.as<D>() + begin;
+        each_vector(end - begin, [&](int64_t i, int count) {
+          const Vec v = load_part(from + i, count);
+          store_part(to + i, v * normal<D, decltype(tanh)::value>(within(v)).below, count);
+        });
       });
     });
   });
@@ -83,19 +74,18 @@ void gelu(const OpCall& call) {
 
 void gelu_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &x = input(call, 1), &dx = output(call, 0);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, x, "x", dtype, {dy.dim(0), dy.dim(1)});
-  check_operand(call, dx, "dx", dtype, {dy.dim(0), dy.dim(1)});
-  with_way(call, dy.dtype, [&](auto tag, auto tanh) {
+  check_gelu_backward(call, dy, x, dx);
+  with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
-    call.pool->parallel_for(dy.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
-      const D *grad = dy.as<D>() + begin, *from = x.as<D>() + begin;
-      D* to = dx.as<D>() + begin;
-      each_vector(end - begin, [&](int64_t i, int count) {
-        const Vec v = within(load_part(from + i, count));
-        const Normal at = normal<D, decltype(tanh)::value>(v);
-        store_part(to + i, load_part(grad + i, count) * fma(v, at.density, at.below), count);
+    with_gelu_way(call, [&](auto tanh) {
+      call.pool->parallel_for(dy.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
+        const D *grad = dy.as<D>() + begin, *from = x.as<D>() + begin;
+        D* to = dx.as<D>() + begin;
+        each_vector(end - begin, [&](int64_t i, int count) {
+          const Vec v = within(load_part(from + i, count));
+          const Normal at = normal<D, decltype(tanh)::value>(v);
+          store_part(to + i, load_part(grad + i, count) * fma(v, at.density, at.below), count);
+        });
       });
     });
   });

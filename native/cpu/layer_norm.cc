@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "../ops/check.h"
+#include "../ops/layer_norm_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
@@ -60,19 +60,8 @@ void backward_row(const D* dy, const D* s, const W* weight, Stats stats, const D
 void layer_norm(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &bias = input(call, 2), &residual = input(call, 3);
   const Tensor &y = output(call, 0), &stats = output(call, 1), &sum = output(call, 2);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
+  check_layer_norm(call);
   const int64_t n = x.dim(0), d = x.dim(1);
-  const unsigned dtype = dtype_bit(x.dtype);
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, bias, "bias", dtype_bit(weight.dtype), {d});
-  check_operand(call, y, "y", dtype, {n, d});
-  check_operand(call, stats, "stats", kIsF32, {n, 2});
-  if (residual.present()) {
-    check_operand(call, residual, "residual", dtype, {n, d});
-    check_operand(call, sum, "sum", dtype, {n, d});
-  } else {
-    check_absent(call, sum, "sum", "without residual");
-  }
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
@@ -89,25 +78,16 @@ void layer_norm(const OpCall& call) {
 
 // One row of d sums for each range of rows and each of dweight and dbias that is wanted.
 size_t layer_norm_backward_workspace(const OpCall& call) {
-  const int64_t wanted = output(call, 1).present() + output(call, 2).present();
-  if (wanted == 0) return 0;
+  const int wanted = output(call, 1).present() + output(call, 2).present();
   const Tensor& dy = input(call, 0);
-  return static_cast<size_t>(wanted * row_ranges_limit(dy.dim(0)) * dy.dim(1)) * sizeof(float);
+  return row_ranges_workspace(dy.dim(0), wanted * dy.dim(1));
 }
 
 void layer_norm_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &s = input(call, 1), &weight = input(call, 2), &stats = input(call, 3), &dsum = input(call, 4);
   const Tensor &dx = output(call, 0), &dweight = output(call, 1), &dbias = output(call, 2);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_layer_norm_backward(call);
   const int64_t n = dy.dim(0), d = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, s, "s", dtype, {n, d});
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, stats, "stats", kIsF32, {n, 2});
-  if (dsum.present()) check_operand(call, dsum, "dsum", dtype, {n, d});
-  check_operand(call, dx, "dx", dtype, {n, d});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {d});
-  if (dbias.present()) check_operand(call, dbias, "dbias", kIsF32, {d});
 
   const bool sums = dweight.present() || dbias.present();
   const int64_t range = sums ? row_range(n) : row_grain(d), ranges = row_ranges(n);

@@ -20,10 +20,10 @@ inline int64_t row_range(int64_t rows) {
   return length > kRowsAtLeast ? length : kRowsAtLeast;
 }
 inline int64_t row_ranges(int64_t rows) { return (rows + row_range(rows) - 1) / row_range(rows); }
-// The most ranges that any number of rows up to this one makes.
-inline int64_t row_ranges_limit(int64_t rows) {
-  int64_t ranges = (rows + kRowsAtLeast - 1) / kRowsAtLeast;
-  return ranges < kRowRanges ? ranges : kRowRanges;
+// Bytes for d sums of each range, of the most that any number of rows up to this one makes.
+inline size_t row_ranges_workspace(int64_t rows, int64_t d) {
+  const int64_t ranges = (rows + kRowsAtLeast - 1) / kRowsAtLeast, most = ranges < kRowRanges ? ranges : kRowRanges;
+  return static_cast<size_t>(most * d) * sizeof(float);
 }
 // to[j] += partial[0][j] + partial[1][j] + ..., in this order.
 inline void add_row_ranges(ThreadPool& pool, const float* partial, int64_t ranges, int64_t d, float* to) {

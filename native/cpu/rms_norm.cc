@@ -70,7 +70,7 @@ void rms_norm(const OpCall& call) {
 size_t rms_norm_backward_workspace(const OpCall& call) {
   if (!output(call, 1).present()) return 0;
   const Tensor& dy = input(call, 0);
-  return static_cast<size_t>(row_ranges_limit(dy.dim(0)) * dy.dim(1)) * sizeof(float);
+  return row_ranges_workspace(dy.dim(0), dy.dim(1));
 }
 
 void rms_norm_backward(const OpCall& call) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../ops/check.h"
+#include "../ops/scatter_rows_checks.h"
 #include "dispatch.h"
 #include "partition.h"
 #include "simd.h"
@@ -11,13 +11,9 @@ namespace vltune::cpu::VLTUNE_ISA {
 
 void scatter_rows(const OpCall& call) {
   const Tensor &x = input(call, 0), &rows = input(call, 1), &values = input(call, 2), &y = output(call, 0);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
-  const int64_t n = x.dim(0), d = x.dim(1);
-  check_operand(call, rows, "rows", kIsI32, {kAny});
-  const int64_t m = rows.dim(0);
+  check_scatter_rows(call, x, rows, values, y);
+  const int64_t n = x.dim(0), d = x.dim(1), m = rows.dim(0);
   const bool accumulate = call.attrs->flag("accumulate");
-  if (values.present() || accumulate) check_operand(call, values, "values", dtype_bit(x.dtype), {m, d});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {n, d});
   const int32_t* row = rows.as<int32_t>();
   check_ids(call, "rows", row, m, n);
   for (int64_t i = 1; i < m; ++i)

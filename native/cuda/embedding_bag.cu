@@ -1,6 +1,6 @@
 #include "../ops/embedding_bag.h"
 
-#include "../ops/check.h"
+#include "../ops/embedding_bag_checks.h"
 #include "device.h"
 #include "vector.cuh"
 
@@ -95,13 +95,8 @@ __global__ void __launch_bounds__(kThreads) table_gradient(const int32_t* ids, c
 
 void embedding_bag(const OpCall& call) {
   const Tensor &ids = input(call, 0), &weights = input(call, 1), &table = input(call, 2), &x = input(call, 3), &y = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny, kAny});
-  const int64_t n = ids.dim(0), taps = ids.dim(1);
-  check_operand(call, weights, "weights", kIsF32, {n, taps});
-  check_operand(call, table, "table", kIsFloat, {kAny, kAny});
-  const int64_t d = table.dim(1);
-  check_operand(call, y, "y", kIsActivation, {n, d});
-  if (x.present()) check_operand(call, x, "x", dtype_bit(y.dtype), {n, d});
+  check_embedding_bag(call, ids, weights, table, x, y);
+  const int64_t n = ids.dim(0), taps = ids.dim(1), d = table.dim(1);
   if (n == 0 || d == 0) return;
   with_float(table.dtype, [&](auto table_tag) {
     with_activation(y.dtype, [&](auto y_tag) {
@@ -125,13 +120,8 @@ void embedding_bag(const OpCall& call) {
 
 void embedding_bag_backward(const OpCall& call) {
   const Tensor &ids = input(call, 0), &weights = input(call, 1), &dy = input(call, 2), &dtable = output(call, 0);
-  check_operand(call, ids, "ids", kIsI32, {kAny, kAny});
-  const int64_t n = ids.dim(0), taps = ids.dim(1);
-  check_operand(call, weights, "weights", kIsF32, {n, taps});
-  check_operand(call, dy, "dy", kIsActivation, {n, kAny});
-  const int64_t d = dy.dim(1);
-  check_operand(call, dtable, "dtable", kIsF32, {kAny, d});
-  const int64_t words = dtable.dim(0);
+  check_embedding_bag_backward(call, ids, weights, dy, dtable);
+  const int64_t n = ids.dim(0), taps = ids.dim(1), d = dy.dim(1), words = dtable.dim(0);
   if (n == 0 || taps == 0 || d == 0 || words == 0) return;
   with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);

@@ -1,6 +1,6 @@
 #include "../ops/gelu.h"
 
-#include "../ops/check.h"
+#include "../ops/gelu_checks.h"
 #include "map.cuh"
 
 namespace vltune::cuda {
@@ -62,39 +62,31 @@ template <class D, bool kTanh> struct Backward {
   }
 };
 
-// Calls body(D{}, std::bool_constant) for the operands' dtype and the way that attr tanh chooses.
-template <class Body> void with_way(const OpCall& call, DType dtype, Body&& body) {
-  with_activation(dtype, [&](auto tag) {
-    if (call.attrs->flag("tanh")) body(tag, std::true_type{});
-    else body(tag, std::false_type{});
-  });
-}
-
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------------------------------------------
 
 void gelu(const OpCall& call) {
   const Tensor &x = input(call, 0), &y = output(call, 0);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {x.dim(0), x.dim(1)});
-  with_way(call, x.dtype, [&](auto tag, auto tanh) {
+  check_gelu(call, x, y);
+  with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);
-    launch_map<kVector<D>>(call, x.numel(), all_aligned(kVectorBytes, x.data, y.data),
-                           Forward<D, decltype(tanh)::value>{x.as<D>(), y.as<D>()});
+    with_gelu_way(call, [&](auto tanh) {
+      launch_map<kVector<D>>(call, x.numel(), all_aligned(kVectorBytes, x.data, y.data),
+                             Forward<D, decltype(tanh)::value>{x.as<D>(), y.as<D>()});
+    });
   });
 }
 
 void gelu_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &x = input(call, 1), &dx = output(call, 0);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, x, "x", dtype, {dy.dim(0), dy.dim(1)});
-  check_operand(call, dx, "dx", dtype, {dy.dim(0), dy.dim(1)});
-  with_way(call, dy.dtype, [&](auto tag, auto tanh) {
+  check_gelu_backward(call, dy, x, dx);
+  with_activation(dy.dtype, [&](auto tag) {
     using D = decltype(tag);
-    launch_map<kVector<D>>(call, dy.numel(), all_aligned(kVectorBytes, dy.data, x.data, dx.data),
-                           Backward<D, decltype(tanh)::value>{dy.as<D>(), x.as<D>(), dx.as<D>()});
+    with_gelu_way(call, [&](auto tanh) {
+      launch_map<kVector<D>>(call, dy.numel(), all_aligned(kVectorBytes, dy.data, x.data, dx.data),
+                             Backward<D, decltype(tanh)::value>{dy.as<D>(), x.as<D>(), dx.as<D>()});
+    });
   });
 }
 

@@ -1,6 +1,6 @@
 #include "../ops/layer_norm.h"
 
-#include "../ops/check.h"
+#include "../ops/layer_norm_checks.h"
 #include "held_rows.cuh"
 #include "row_ranges.cuh"
 #include "vector.cuh"
@@ -9,63 +9,41 @@ namespace vltune::cuda {
 namespace {
 
 // stats[t] = {mean, rstd}
-template <class D, class W, int kThreads, int kVectors, bool kFull>
-__global__ void __launch_bounds__(kBlock<kThreads>) layer_norm_held(const D* x, const W* weight, const W* bias, const D* residual,
-                                                                    float eps, int64_t n, int d, D* sum, D* y, float2* stats) {
+template <class D, class W, class Row>
+__global__ void __launch_bounds__(Row::kBlock) layer_norm_held(const D* x, const W* weight, const W* bias, const D* residual, float eps,
+                                                               int64_t n, int d, D* sum, D* y, float2* stats) {
   constexpr int N = kVector<D>;
   __shared__ float shared[2][kWarp];
-  const int64_t t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
+  const int64_t t = Row::row();
   if (t >= n) return;
-  const int first = threadIdx.x % kThreads * N;
-  Packed<D, N> s[kVectors];
-#pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; kFull || i < d) s[k] = load<N>(x + t * d + i);
-  if (residual) {
-    Packed<D, N> more[kVectors];
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) more[k] = load<N>(residual + t * d + i);
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        Lanes<N> a = unpack(s[k]), b = unpack(more[k]);
-#pragma unroll
-        for (int j = 0; j < N; ++j) a[j] += b[j];
-        s[k] = pack<D>(a);
-        store(sum + t * d + i, s[k]);
-      }
-  }
-  Packed<W, N> w[kVectors], shift[kVectors];
+  const HeldPart<Row, N> part(d);
+  Held<D, N> s;
+  Held<W, N> w, shift;
+  load_sum(part, s, x, residual, sum, t * d);
   float total = 0;
+  part.each([&](int k, int i) {
+    w[k] = load<N, Use::Constant>(weight + i);
+    shift[k] = load<N, Use::Constant>(bias + i);
+    const Lanes<N> v = unpack(s[k]);
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; kFull || i < d) {
-      w[k] = load<N, Use::Constant>(weight + i);
-      shift[k] = load<N, Use::Constant>(bias + i);
-      const Lanes<N> v = unpack(s[k]);
-#pragma unroll
-      for (int j = 0; j < N; ++j) total += v[j];
-    }
-  const float mean = row_sum<kThreads>(total, shared[0]) / static_cast<float>(d);
+    for (int j = 0; j < N; ++j) total += v[j];
+  });
+  const float mean = row_sum<Row::kThreads>(total, shared[0]) / static_cast<float>(d);
   float squares = 0;
+  part.each([&](int k, int) {
+    const Lanes<N> v = unpack(s[k]);
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (kFull || first + k * kThreads * N < d) {
-      const Lanes<N> v = unpack(s[k]);
+    for (int j = 0; j < N; ++j) squares = fmaf(v[j] - mean, v[j] - mean, squares);
+  });
+  const float scale = 1.0f / sqrtf(row_sum<Row::kThreads>(squares, shared[1]) / static_cast<float>(d) + eps);
+  if (part.first == 0) stats[t] = {mean, scale};
+  part.each([&](int k, int i) {
+    Lanes<N> v = unpack(s[k]);
+    const Lanes<N> factor = unpack(w[k]), term = unpack(shift[k]);
 #pragma unroll
-      for (int j = 0; j < N; ++j) squares = fmaf(v[j] - mean, v[j] - mean, squares);
-    }
-  const float scale = 1.0f / sqrtf(row_sum<kThreads>(squares, shared[1]) / static_cast<float>(d) + eps);
-  if (first == 0) stats[t] = {mean, scale};
-#pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; kFull || i < d) {
-      Lanes<N> v = unpack(s[k]), factor = unpack(w[k]), term = unpack(shift[k]);
-#pragma unroll
-      for (int j = 0; j < N; ++j) v[j] = fmaf(factor[j], (v[j] - mean) * scale, term[j]);
-      store_lanes(y + t * d + i, v);
-    }
+    for (int j = 0; j < N; ++j) v[j] = fmaf(factor[j], (v[j] - mean) * scale, term[j]);
+    store_lanes(y + t * d + i, v);
+  });
 }
 
 template <class D, class W>
@@ -73,19 +51,10 @@ __global__ void __launch_bounds__(kLoopThreads) layer_norm_loop(const D* x, cons
                                                                 int64_t d, D* sum, D* y, float2* stats) {
   __shared__ float shared[2][kWarp];
   const int64_t t = blockIdx.x;
-  const D* s = x + t * d;
   float total = 0;
-  for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) {
-    float v = to_float(s[i]);
-    if (residual) {
-      const D rounded = from_float<D>(v + to_float(residual[t * d + i]));
-      sum[t * d + i] = rounded;
-      v = to_float(rounded);
-    }
-    total += v;
-  }
+  for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) total += sum_at(x, residual, sum, t * d + i);
   const float mean = block_sum<kLoopThreads>(total, shared[0]) / static_cast<float>(d);
-  if (residual) s = sum + t * d;  // a thread reads back what it wrote itself
+  const D* s = (residual ? sum : x) + t * d;  // a thread reads back what it wrote itself
   float squares = 0;
   for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) {
     const float apart = to_float(s[i]) - mean;
@@ -102,96 +71,59 @@ struct Partial { float *weight, *bias; };
 
 // With kGradient a block takes rows blockIdx.x * range and on, loading each while it works on the one before. Without, every row
 // stands alone.
-template <class D, class W, int kThreads, int kVectors, bool kFull, bool kGradient>
-__global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
+template <class D, class W, class Row, bool kGradient>
+__global__ void __launch_bounds__(kGradient ? Row::kThreads : Row::kBlock)
     layer_norm_backward_held(const D* dy, const D* s, const W* weight, const float2* stats, const D* dsum, int64_t n, int d, int64_t range,
                              D* dx, Partial partial) {
   constexpr int N = kVector<D>;
   __shared__ float2 shared[2][kWarp];
-  const int first = threadIdx.x % kThreads * N;
-  int64_t t, end;
-  if constexpr (kGradient) {
-    t = blockIdx.x * range;
-    end = t + range < n ? t + range : n;
-  } else {
-    t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
-    end = t < n ? t + 1 : t;
-  }
-  struct Row {
-    Packed<D, N> grad[kVectors], x[kVectors], more[kVectors];
-    float2 stats;
-  };
-  auto load_row = [&](Row& row, int64_t t) {
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        row.grad[k] = load<N>(dy + t * d + i);
-        row.x[k] = load<N>(s + t * d + i);
-      }
-    if (dsum) {
-#pragma unroll
-      for (int k = 0; k < kVectors; ++k)
-        if (const int i = first + k * kThreads * N; kFull || i < d) row.more[k] = load<N>(dsum + t * d + i);
-    }
-    row.stats = stats[t];
-  };
-  Row row, next;
-  Packed<W, N> w[kVectors];
-  Lanes<N> weight_sums[kGradient ? kVectors : 1] = {}, bias_sums[kGradient ? kVectors : 1] = {};
+  const HeldPart<Row, N> part(d);
+  auto [t, end] = row_span<Row, kGradient>(n, range);
+  HeldGradient<D, float2> row, next;
+  Held<W, N> w;
+  Lanes<N> weight_sums[kGradient ? kHeldVectors : 1] = {}, bias_sums[kGradient ? kHeldVectors : 1] = {};
   if (t < end) {
-    load_row(row, t);
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) w[k] = load<N, Use::Constant>(weight + i);
+    row.load(part, dy, s, dsum, stats, t);
+    part.each([&](int k, int i) { w[k] = load<N, Use::Constant>(weight + i); });
   }
   for (int turn = 0; t < end; ++t, turn ^= 1) {
     if constexpr (kGradient)
-      if (t + 1 < end) load_row(next, t + 1);
+      if (t + 1 < end) next.load(part, dy, s, dsum, stats, t + 1);
     const float mean = row.stats.x, scale = row.stats.y;
-    float2 sums = {0, 0};  // of g, and of g * xhat
+    float sum = 0, dot = 0;  // of g, and of g * xhat
+    part.each([&](int k, int) {
+      const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (kFull || first + k * kThreads * N < d) {
-        const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-          sums.x = fmaf(g[j], factor[j], sums.x);
-          sums.y = fmaf(g[j] * factor[j], (v[j] - mean) * scale, sums.y);
-        }
+      for (int j = 0; j < N; ++j) {
+        sum = fmaf(g[j], factor[j], sum);
+        dot = fmaf(g[j] * factor[j], (v[j] - mean) * scale, dot);
       }
-    sums = row_sums<kThreads>(sums, shared[turn]);
+    });
+    const float2 sums = row_sums<Row::kThreads>({sum, dot}, shared[turn]);
     const float mean_g = sums.x / static_cast<float>(d), mean_gx = sums.y / static_cast<float>(d);
+    part.each([&](int k, int i) {
+      const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
+      Lanes<N> result;
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
-        Lanes<N> result;
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const float xhat = (v[j] - mean) * scale;
-          result[j] = scale * fmaf(-xhat, mean_gx, fmaf(g[j], factor[j], -mean_g));
-          if constexpr (kGradient) {
-            weight_sums[k][j] = fmaf(g[j], xhat, weight_sums[k][j]);
-            bias_sums[k][j] += g[j];
-          }
+      for (int j = 0; j < N; ++j) {
+        const float xhat = (v[j] - mean) * scale;
+        result[j] = scale * fmaf(-xhat, mean_gx, fmaf(g[j], factor[j], -mean_g));
+        if constexpr (kGradient) {
+          weight_sums[k][j] = fmaf(g[j], xhat, weight_sums[k][j]);
+          bias_sums[k][j] += g[j];
         }
-        if (dsum) {
-          const Lanes<N> b = unpack(row.more[k]);
-#pragma unroll
-          for (int j = 0; j < N; ++j) result[j] += b[j];
-        }
-        store_lanes(dx + t * d + i, result);
       }
+      if (dsum) result += unpack(row.more[k]);
+      store_lanes(dx + t * d + i, result);
+    });
     if constexpr (kGradient) row = next;
   }
   if constexpr (kGradient) {
     const int64_t at = static_cast<int64_t>(blockIdx.x) * d;
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        if (partial.weight) store_lanes(partial.weight + at + i, weight_sums[k]);
-        if (partial.bias) store_lanes(partial.bias + at + i, bias_sums[k]);
-      }
+    part.each([&](int k, int i) {
+      if (partial.weight) store_lanes(partial.weight + at + i, weight_sums[k]);
+      if (partial.bias) store_lanes(partial.bias + at + i, bias_sums[k]);
+    });
   }
 }
 
@@ -230,11 +162,9 @@ void launch_forward(const OpCall& call, const D* x, const W* weight, const W* bi
   constexpr int N = kVector<D>;
   const bool aligned = d % N == 0 && all_aligned(kVectorBytes, x, weight, bias, residual, sum, y);
   const bool held = aligned && with_held_row(d / N, [&](auto row) {
-    constexpr int kThreads = decltype(row)::kThreads;
-    const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
-    layer_norm_held<D, W, kThreads, kHeldVectors, decltype(row)::kFull>
-        <<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(x, weight, bias, residual, eps, n, static_cast<int>(d),
-                                                                                  sum, y, stats);
+    using Row = decltype(row);
+    layer_norm_held<D, W, Row><<<Row::blocks(n), Row::kBlock, 0, stream_of(call)>>>(x, weight, bias, residual, eps, n, static_cast<int>(d),
+                                                                                   sum, y, stats);
   });
   if (!held)
     layer_norm_loop<<<static_cast<unsigned>(n), kLoopThreads, 0, stream_of(call)>>>(x, weight, bias, residual, eps, d, sum, y, stats);
@@ -249,17 +179,13 @@ void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weigh
   const int64_t range = sums ? row_range(n) : 1, ranges = ceil_div(n, range);
   const bool aligned = d % N == 0 && all_aligned(kVectorBytes, dy, s, weight, dsum, dx, partial.weight, partial.bias);
   const bool held = aligned && with_held_row(d / N, [&](auto row) {
-    constexpr int kThreads = decltype(row)::kThreads;
-    constexpr bool kFull = decltype(row)::kFull;
-    if (sums) {
-      layer_norm_backward_held<D, W, kThreads, kHeldVectors, kFull, true><<<static_cast<unsigned>(ranges), kThreads, 0, stream_of(call)>>>(
+    using Row = decltype(row);
+    if (sums)
+      layer_norm_backward_held<D, W, Row, true><<<static_cast<unsigned>(ranges), Row::kThreads, 0, stream_of(call)>>>(
           dy, s, weight, stats, dsum, n, static_cast<int>(d), range, dx, partial);
-    } else {
-      const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
-      layer_norm_backward_held<D, W, kThreads, kHeldVectors, kFull, false>
-          <<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(dy, s, weight, stats, dsum, n, static_cast<int>(d), 1,
-                                                                                    dx, partial);
-    }
+    else
+      layer_norm_backward_held<D, W, Row, false><<<Row::blocks(n), Row::kBlock, 0, stream_of(call)>>>(
+          dy, s, weight, stats, dsum, n, static_cast<int>(d), 1, dx, partial);
   });
   if (!held)
     layer_norm_backward_loop<<<static_cast<unsigned>(ranges), kLoopThreads, 0, stream_of(call)>>>(dy, s, weight, stats, dsum, n, d, range,
@@ -274,19 +200,8 @@ void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weigh
 void layer_norm(const OpCall& call) {
   const Tensor &x = input(call, 0), &weight = input(call, 1), &bias = input(call, 2), &residual = input(call, 3);
   const Tensor &y = output(call, 0), &stats = output(call, 1), &sum = output(call, 2);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
+  check_layer_norm(call);
   const int64_t n = x.dim(0), d = x.dim(1);
-  const unsigned dtype = dtype_bit(x.dtype);
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, bias, "bias", dtype_bit(weight.dtype), {d});
-  check_operand(call, y, "y", dtype, {n, d});
-  check_operand(call, stats, "stats", kIsF32, {n, 2});
-  if (residual.present()) {
-    check_operand(call, residual, "residual", dtype, {n, d});
-    check_operand(call, sum, "sum", dtype, {n, d});
-  } else {
-    check_absent(call, sum, "sum", "without residual");
-  }
   if (n == 0) return;
   const float eps = static_cast<float>(call.attrs->number("eps", 1e-6));
   with_activation(x.dtype, [&](auto tag) {
@@ -301,25 +216,16 @@ void layer_norm(const OpCall& call) {
 
 // One row of d sums for each range of rows and each of dweight and dbias that is wanted.
 size_t layer_norm_backward_workspace(const OpCall& call) {
-  const int64_t wanted = output(call, 1).present() + output(call, 2).present();
-  if (wanted == 0) return 0;
+  const int wanted = output(call, 1).present() + output(call, 2).present();
   const Tensor& dy = input(call, 0);
-  return static_cast<size_t>(wanted * row_ranges_limit(dy.dim(0)) * dy.dim(1)) * sizeof(float);
+  return row_ranges_workspace(dy.dim(0), wanted * dy.dim(1));
 }
 
 void layer_norm_backward(const OpCall& call) {
   const Tensor &dy = input(call, 0), &s = input(call, 1), &weight = input(call, 2), &stats = input(call, 3), &dsum = input(call, 4);
   const Tensor &dx = output(call, 0), &dweight = output(call, 1), &dbias = output(call, 2);
-  check_operand(call, dy, "dy", kIsActivation, {kAny, kAny});
+  check_layer_norm_backward(call);
   const int64_t n = dy.dim(0), d = dy.dim(1);
-  const unsigned dtype = dtype_bit(dy.dtype);
-  check_operand(call, s, "s", dtype, {n, d});
-  check_operand(call, weight, "weight", kIsActivation, {d});
-  check_operand(call, stats, "stats", kIsF32, {n, 2});
-  if (dsum.present()) check_operand(call, dsum, "dsum", dtype, {n, d});
-  check_operand(call, dx, "dx", dtype, {n, d});
-  if (dweight.present()) check_operand(call, dweight, "dweight", kIsF32, {d});
-  if (dbias.present()) check_operand(call, dbias, "dbias", kIsF32, {d});
   if (n == 0 || d == 0) return;
 
   const int64_t ranges = row_ranges(n);

@@ -372,8 +372,7 @@ void qk_norm_rope(const OpCall& call) {
 // One head of sums for each range of rows.
 size_t qk_norm_rope_backward_workspace(const OpCall& call) {
   const Tensor& dweight = output(call, 1);
-  if (!dweight.present()) return 0;
-  return static_cast<size_t>(row_ranges_limit(input(call, 0).dim(0)) * dweight.dim(0)) * sizeof(float);
+  return dweight.present() ? row_ranges_workspace(input(call, 0).dim(0), dweight.dim(0)) : 0;
 }
 
 void qk_norm_rope_backward(const OpCall& call) {

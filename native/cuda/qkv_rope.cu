@@ -1,6 +1,6 @@
 #include "../ops/qkv_rope.h"
 
-#include "../ops/check.h"
+#include "../ops/qkv_rope_checks.h"
 #include "device.h"
 #include "rotate.cuh"
 
@@ -60,25 +60,10 @@ void launch(const OpCall& call, D* qkv, Parts<D> parts, const float* cos, const 
     with_vectors(std::integral_constant<int, 1>{});
 }
 
-// The parts are what stands beside qkv [n, 3 * width]: three of [n, width].
-Shape check_heads(const OpCall& call, const Tensor& qkv, const char* name, const Tensor& cos, const Tensor& sin,
-                  const Tensor (&parts)[3], const char* const (&names)[3]) {
-  check_operand(call, qkv, name, kIsActivation, {kAny, kAny});
-  const int64_t n = qkv.dim(0), dim = call.attrs->integer("head_dim", 0), columns = qkv.dim(1);
-  VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
-               static_cast<long long>(dim));
-  VLTUNE_CHECK(columns % 3 == 0 && columns / 3 % dim == 0, "ERR_SHAPE",
-               "%s: %s has %lld columns, expected a multiple of 3 times head_dim %lld", call.op, name, static_cast<long long>(columns),
-               static_cast<long long>(dim));
-  check_operand(call, cos, "cos", kIsF32, {n, dim / 2});
-  check_operand(call, sin, "sin", kIsF32, {n, dim / 2});
-  for (int i = 0; i < 3; ++i) check_operand(call, parts[i], names[i], dtype_bit(qkv.dtype), {n, columns / 3});
-  return {n, static_cast<int>(columns / 3 / dim), static_cast<int>(dim / 2)};
-}
-
 template <int kSign>
-void run(const OpCall& call, const Tensor& qkv, const Tensor (&parts)[3], const Tensor& cos, const Tensor& sin, const Shape& shape) {
-  if (shape.n == 0 || shape.heads == 0) return;
+void run(const OpCall& call, const Tensor& qkv, const Tensor (&parts)[3], const Tensor& cos, const Tensor& sin, const Heads& heads) {
+  if (heads.n == 0 || heads.heads == 0) return;
+  const Shape shape = {heads.n, static_cast<int>(heads.heads), static_cast<int>(heads.half)};
   with_activation(qkv.dtype, [&](auto tag) {
     using D = decltype(tag);
     launch<kSign>(call, qkv.as<D>(), Parts<D>{parts[0].as<D>(), parts[1].as<D>(), parts[2].as<D>()}, cos.as<float>(), sin.as<float>(),
@@ -93,13 +78,13 @@ void run(const OpCall& call, const Tensor& qkv, const Tensor (&parts)[3], const 
 void qkv_rope(const OpCall& call) {
   const Tensor &qkv = input(call, 0), &cos = input(call, 1), &sin = input(call, 2);
   const Tensor parts[3] = {output(call, 0), output(call, 1), output(call, 2)};
-  run<1>(call, qkv, parts, cos, sin, check_heads(call, qkv, "qkv", cos, sin, parts, {"q", "k", "v"}));
+  run<1>(call, qkv, parts, cos, sin, check_qkv_rope(call));
 }
 
 void qkv_rope_backward(const OpCall& call) {
   const Tensor &cos = input(call, 3), &sin = input(call, 4), &dqkv = output(call, 0);
   const Tensor parts[3] = {input(call, 0), input(call, 1), input(call, 2)};
-  run<-1>(call, dqkv, parts, cos, sin, check_heads(call, dqkv, "dqkv", cos, sin, parts, {"dq", "dk", "dv"}));
+  run<-1>(call, dqkv, parts, cos, sin, check_qkv_rope_backward(call));
 }
 
 }  // namespace vltune::cuda

@@ -8,54 +8,34 @@
 namespace vltune::cuda {
 namespace {
 
-template <class D, class W, int kThreads, int kVectors, bool kFull>
-__global__ void __launch_bounds__(kBlock<kThreads>) rms_norm_held(const D* x, const W* weight, const D* residual, float eps, int64_t n,
-                                                                  int d, D* sum, D* y, float* rstd) {
+template <class D, class W, class Row>
+__global__ void __launch_bounds__(Row::kBlock) rms_norm_held(const D* x, const W* weight, const D* residual, float eps, int64_t n, int d,
+                                                             D* sum, D* y, float* rstd) {
   constexpr int N = kVector<D>;
   __shared__ float shared[kWarp];
-  const int64_t t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
+  const int64_t t = Row::row();
   if (t >= n) return;
-  const int first = threadIdx.x % kThreads * N;
-  Packed<D, N> s[kVectors];
-  Packed<W, N> w[kVectors];
-#pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; kFull || i < d) s[k] = load<N>(x + t * d + i);
-  if (residual) {
-    Packed<D, N> more[kVectors];
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) more[k] = load<N>(residual + t * d + i);
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        Lanes<N> a = unpack(s[k]), b = unpack(more[k]);
-#pragma unroll
-        for (int j = 0; j < N; ++j) a[j] += b[j];
-        s[k] = pack<D>(a);
-        store(sum + t * d + i, s[k]);
-      }
-  }
+  const HeldPart<Row, N> part(d);
+  Held<D, N> s;
+  Held<W, N> w;
+  load_sum(part, s, x, residual, sum, t * d);
   float squares = 0;
+  part.each([&](int k, int i) {
+    w[k] = load<N, Use::Constant>(weight + i);
+    const Lanes<N> v = unpack(s[k]);
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; kFull || i < d) {
-      w[k] = load<N, Use::Constant>(weight + i);
-      Lanes<N> v = unpack(s[k]);
-#pragma unroll
-      for (int j = 0; j < N; ++j) squares = fmaf(v[j], v[j], squares);
-    }
-  squares = row_sum<kThreads>(squares, shared);
+    for (int j = 0; j < N; ++j) squares = fmaf(v[j], v[j], squares);
+  });
+  squares = row_sum<Row::kThreads>(squares, shared);
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(d) + eps);
-  if (first == 0) rstd[t] = scale;
+  if (part.first == 0) rstd[t] = scale;
+  part.each([&](int k, int i) {
+    Lanes<N> v = unpack(s[k]);
+    const Lanes<N> factor = unpack(w[k]);
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k)
-    if (const int i = first + k * kThreads * N; kFull || i < d) {
-      Lanes<N> v = unpack(s[k]), factor = unpack(w[k]);
-#pragma unroll
-      for (int j = 0; j < N; ++j) v[j] = factor[j] * (v[j] * scale);
-      store_lanes(y + t * d + i, v);
-    }
+    for (int j = 0; j < N; ++j) v[j] = factor[j] * (v[j] * scale);
+    store_lanes(y + t * d + i, v);
+  });
 }
 
 template <class D, class W>
@@ -63,108 +43,63 @@ __global__ void __launch_bounds__(kLoopThreads) rms_norm_loop(const D* x, const 
                                                               D* y, float* rstd) {
   __shared__ float shared[kWarp];
   const int64_t t = blockIdx.x;
-  const D* s = x + t * d;
   float squares = 0;
   for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) {
-    float v = to_float(s[i]);
-    if (residual) {
-      const D rounded = from_float<D>(v + to_float(residual[t * d + i]));
-      sum[t * d + i] = rounded;
-      v = to_float(rounded);
-    }
+    const float v = sum_at(x, residual, sum, t * d + i);
     squares = fmaf(v, v, squares);
   }
   squares = block_sum<kLoopThreads>(squares, shared);
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(d) + eps);
   if (threadIdx.x == 0) rstd[t] = scale;
-  if (residual) s = sum + t * d;  // a thread reads back what it wrote itself
+  const D* s = (residual ? sum : x) + t * d;  // a thread reads back what it wrote itself
   for (int64_t i = threadIdx.x; i < d; i += kLoopThreads) y[t * d + i] = from_float<D>(to_float(weight[i]) * (to_float(s[i]) * scale));
 }
 
 // With kGradient a block takes rows blockIdx.x * range and on, loading each while it works on the one before, and leaves its sums for
 // dweight in row blockIdx.x of `partial`. Without, every row stands alone.
-template <class D, class W, int kThreads, int kVectors, bool kFull, bool kGradient>
-__global__ void __launch_bounds__(kGradient ? kThreads : kBlock<kThreads>)
+template <class D, class W, class Row, bool kGradient>
+__global__ void __launch_bounds__(kGradient ? Row::kThreads : Row::kBlock)
     rms_norm_backward_held(const D* dy, const D* s, const W* weight, const float* rstd, const D* dsum, int64_t n, int d, int64_t range,
                            D* dx, float* partial) {
   constexpr int N = kVector<D>;
   __shared__ float shared[2][kWarp];
-  const int first = threadIdx.x % kThreads * N;
-  int64_t t, end;
-  if constexpr (kGradient) {
-    t = blockIdx.x * range;
-    end = t + range < n ? t + range : n;
-  } else {
-    t = static_cast<int64_t>(blockIdx.x) * (kBlock<kThreads> / kThreads) + threadIdx.x / kThreads;
-    end = t < n ? t + 1 : t;
-  }
-  struct Row {
-    Packed<D, N> grad[kVectors], x[kVectors], more[kVectors];
-    float scale;
-  };
-  auto load_row = [&](Row& row, int64_t t) {
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        row.grad[k] = load<N>(dy + t * d + i);
-        row.x[k] = load<N>(s + t * d + i);
-      }
-    if (dsum) {
-#pragma unroll
-      for (int k = 0; k < kVectors; ++k)
-        if (const int i = first + k * kThreads * N; kFull || i < d) row.more[k] = load<N>(dsum + t * d + i);
-    }
-    row.scale = rstd[t];
-  };
-  Row row, next;
-  Packed<W, N> w[kVectors];
-  Lanes<N> sums[kGradient ? kVectors : 1] = {};
+  const HeldPart<Row, N> part(d);
+  auto [t, end] = row_span<Row, kGradient>(n, range);
+  HeldGradient<D, float> row, next;
+  Held<W, N> w;
+  Lanes<N> sums[kGradient ? kHeldVectors : 1] = {};
   if (t < end) {
-    load_row(row, t);
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) w[k] = load<N, Use::Constant>(weight + i);
+    row.load(part, dy, s, dsum, rstd, t);
+    part.each([&](int k, int i) { w[k] = load<N, Use::Constant>(weight + i); });
   }
   for (int turn = 0; t < end; ++t, turn ^= 1) {
     if constexpr (kGradient)
-      if (t + 1 < end) load_row(next, t + 1);
-    const float scale = row.scale;
+      if (t + 1 < end) next.load(part, dy, s, dsum, rstd, t + 1);
+    const float scale = row.stats;
     float dot = 0;
+    part.each([&](int k, int) {
+      const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (kFull || first + k * kThreads * N < d) {
-        const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
-#pragma unroll
-        for (int j = 0; j < N; ++j) dot = fmaf(g[j] * factor[j], v[j] * scale, dot);
-      }
-    dot = row_sum<kThreads>(dot, shared[turn]);
+      for (int j = 0; j < N; ++j) dot = fmaf(g[j] * factor[j], v[j] * scale, dot);
+    });
+    dot = row_sum<Row::kThreads>(dot, shared[turn]);
     const float mean = dot / static_cast<float>(d);
+    part.each([&](int k, int i) {
+      const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
+      Lanes<N> result;
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d) {
-        const Lanes<N> g = unpack(row.grad[k]), v = unpack(row.x[k]), factor = unpack(w[k]);
-        Lanes<N> result;
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const float xhat = v[j] * scale;
-          result[j] = scale * fmaf(-xhat, mean, g[j] * factor[j]);
-          if constexpr (kGradient) sums[k][j] = fmaf(g[j], xhat, sums[k][j]);
-        }
-        if (dsum) {
-          const Lanes<N> b = unpack(row.more[k]);
-#pragma unroll
-          for (int j = 0; j < N; ++j) result[j] += b[j];
-        }
-        store_lanes(dx + t * d + i, result);
+      for (int j = 0; j < N; ++j) {
+        const float xhat = v[j] * scale;
+        result[j] = scale * fmaf(-xhat, mean, g[j] * factor[j]);
+        if constexpr (kGradient) sums[k][j] = fmaf(g[j], xhat, sums[k][j]);
       }
+      if (dsum) result += unpack(row.more[k]);
+      store_lanes(dx + t * d + i, result);
+    });
     if constexpr (kGradient) row = next;
   }
-  if constexpr (kGradient) {
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k)
-      if (const int i = first + k * kThreads * N; kFull || i < d)
-        store_lanes(partial + static_cast<int64_t>(blockIdx.x) * d + i, sums[k]);
-  }
+  if constexpr (kGradient)
+    part.each([&](int k, int i) { store_lanes(partial + static_cast<int64_t>(blockIdx.x) * d + i, sums[k]); });
 }
 
 template <class D, class W>
@@ -196,11 +131,9 @@ void launch_forward(const OpCall& call, const D* x, const W* weight, const D* re
   constexpr int N = kVector<D>;
   const bool aligned = d % N == 0 && all_aligned(kVectorBytes, x, weight, residual, sum, y);
   const bool held = aligned && with_held_row(d / N, [&](auto row) {
-    constexpr int kThreads = decltype(row)::kThreads;
-    const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
-    rms_norm_held<D, W, kThreads, kHeldVectors, decltype(row)::kFull>
-        <<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(x, weight, residual, eps, n, static_cast<int>(d), sum, y,
-                                                                                  rstd);
+    using Row = decltype(row);
+    rms_norm_held<D, W, Row><<<Row::blocks(n), Row::kBlock, 0, stream_of(call)>>>(x, weight, residual, eps, n, static_cast<int>(d), sum,
+                                                                                 y, rstd);
   });
   if (!held)
     rms_norm_loop<<<static_cast<unsigned>(n), kLoopThreads, 0, stream_of(call)>>>(x, weight, residual, eps, d, sum, y, rstd);
@@ -214,17 +147,13 @@ void launch_backward(const OpCall& call, const D* dy, const D* s, const W* weigh
   const int64_t range = partial ? row_range(n) : 1, ranges = ceil_div(n, range);
   const bool aligned = d % N == 0 && all_aligned(kVectorBytes, dy, s, weight, dsum, dx, partial);
   const bool held = aligned && with_held_row(d / N, [&](auto row) {
-    constexpr int kThreads = decltype(row)::kThreads;
-    constexpr bool kFull = decltype(row)::kFull;
-    if (partial) {
-      rms_norm_backward_held<D, W, kThreads, kHeldVectors, kFull, true><<<static_cast<unsigned>(ranges), kThreads, 0, stream_of(call)>>>(
+    using Row = decltype(row);
+    if (partial)
+      rms_norm_backward_held<D, W, Row, true><<<static_cast<unsigned>(ranges), Row::kThreads, 0, stream_of(call)>>>(
           dy, s, weight, rstd, dsum, n, static_cast<int>(d), range, dx, partial);
-    } else {
-      const int64_t blocks = ceil_div(n, kBlock<kThreads> / kThreads);
-      rms_norm_backward_held<D, W, kThreads, kHeldVectors, kFull, false>
-          <<<static_cast<unsigned>(blocks), kBlock<kThreads>, 0, stream_of(call)>>>(dy, s, weight, rstd, dsum, n, static_cast<int>(d), 1,
-                                                                                    dx, nullptr);
-    }
+    else
+      rms_norm_backward_held<D, W, Row, false><<<Row::blocks(n), Row::kBlock, 0, stream_of(call)>>>(
+          dy, s, weight, rstd, dsum, n, static_cast<int>(d), 1, dx, nullptr);
   });
   if (!held)
     rms_norm_backward_loop<<<static_cast<unsigned>(ranges), kLoopThreads, 0, stream_of(call)>>>(dy, s, weight, rstd, dsum, n, d, range, dx,
@@ -257,7 +186,7 @@ void rms_norm(const OpCall& call) {
 size_t rms_norm_backward_workspace(const OpCall& call) {
   if (!output(call, 1).present()) return 0;
   const Tensor& dy = input(call, 0);
-  return static_cast<size_t>(row_ranges_limit(dy.dim(0)) * dy.dim(1)) * sizeof(float);
+  return row_ranges_workspace(dy.dim(0), dy.dim(1));
 }
 
 void rms_norm_backward(const OpCall& call) {

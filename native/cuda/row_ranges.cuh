@@ -12,10 +12,10 @@ inline int64_t row_range(int64_t rows) {
   return length > kRowsAtLeast ? length : kRowsAtLeast;
 }
 inline int64_t row_ranges(int64_t rows) { return ceil_div(rows, row_range(rows)); }
-// The most ranges that any number of rows up to this one makes.
-inline int64_t row_ranges_limit(int64_t rows) {
-  const int64_t ranges = ceil_div(rows, kRowsAtLeast);
-  return ranges < kRowRanges ? ranges : kRowRanges;
+// Bytes for d sums of each range, of the most that any number of rows up to this one makes.
+inline size_t row_ranges_workspace(int64_t rows, int64_t d) {
+  const int64_t ranges = ceil_div(rows, kRowsAtLeast), most = ranges < kRowRanges ? ranges : kRowRanges;
+  return static_cast<size_t>(most * d) * sizeof(float);
 }
 
 constexpr int kRangeColumns = 32, kRangeWarps = 16, kRangesTogether = 256;

@@ -1,6 +1,6 @@
 #include "../ops/scatter_rows.h"
 
-#include "../ops/check.h"
+#include "../ops/scatter_rows_checks.h"
 #include "device.h"
 #include "vector.cuh"
 
@@ -78,13 +78,9 @@ void launch(const OpCall& call, const D* x, const int32_t* rows, const D* values
 
 void scatter_rows(const OpCall& call) {
   const Tensor &x = input(call, 0), &rows = input(call, 1), &values = input(call, 2), &y = output(call, 0);
-  check_operand(call, x, "x", kIsActivation, {kAny, kAny});
-  const int64_t n = x.dim(0), d = x.dim(1);
-  check_operand(call, rows, "rows", kIsI32, {kAny});
-  const int64_t m = rows.dim(0);
+  check_scatter_rows(call, x, rows, values, y);
+  const int64_t n = x.dim(0), d = x.dim(1), m = rows.dim(0);
   const bool accumulate = call.attrs->flag("accumulate");
-  if (values.present() || accumulate) check_operand(call, values, "values", dtype_bit(x.dtype), {m, d});
-  check_operand(call, y, "y", dtype_bit(x.dtype), {n, d});
   if (n == 0 || d == 0) return;
   with_activation(x.dtype, [&](auto tag) {
     using D = decltype(tag);

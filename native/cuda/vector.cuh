@@ -92,6 +92,11 @@ template <int N> struct Lanes {
   float v[N];
   __device__ float& operator[](int i) { return v[i]; }
   __device__ float operator[](int i) const { return v[i]; }
+  __device__ Lanes& operator+=(const Lanes& more) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] += more[i];
+    return *this;
+  }
 };
 
 template <int N, Use kUse = Use::Again, class T> __device__ inline Packed<T, N> load(const T* p) {

@@ -87,6 +87,17 @@ constexpr int64_t kAny = -1;                               // any length of this
   check_shape(call, tensor, name, shape);
 }
 
+// The residual of a norm, of this dtype and shape, and the sum that it asks for: both or neither.
+[[maybe_unused]] static void check_residual(const OpCall& call, const Tensor& residual, const Tensor& sum, unsigned allowed,
+                                            std::initializer_list<int64_t> shape) {
+  if (residual.present()) {
+    check_operand(call, residual, "residual", allowed, shape);
+    check_operand(call, sum, "sum", allowed, shape);
+  } else {
+    check_absent(call, sum, "sum", "without residual");
+  }
+}
+
 // The scratch memory of a call is as large as was asked for.
 [[maybe_unused]] static void check_workspace(const OpCall& call, size_t bytes) {
   VLTUNE_CHECK(call.workspace_bytes >= bytes, "ERR_INTERNAL", "%s: workspace of %zu bytes, expected %zu", call.op, call.workspace_bytes,

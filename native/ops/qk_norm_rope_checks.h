@@ -20,11 +20,16 @@ struct Heads {
   int64_t n, heads, dim, half;
 };
 
-[[maybe_unused]] static Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
-  check_operand(call, x, name, kIsActivation, {kAny, kAny});
+[[maybe_unused]] static int64_t check_head_dim(const OpCall& call) {
   const int64_t dim = call.attrs->integer("head_dim", 0);
   VLTUNE_CHECK(dim > 0 && dim % 2 == 0, "ERR_ARGUMENT", "%s: head_dim is %lld, expected a positive even number", call.op,
                static_cast<long long>(dim));
+  return dim;
+}
+
+[[maybe_unused]] static Heads check_heads(const OpCall& call, const Tensor& x, const char* name) {
+  check_operand(call, x, name, kIsActivation, {kAny, kAny});
+  const int64_t dim = check_head_dim(call);
   VLTUNE_CHECK(x.dim(1) % dim == 0, "ERR_SHAPE", "%s: %s has %lld columns, expected a multiple of head_dim %lld", call.op, name,
                static_cast<long long>(x.dim(1)), static_cast<long long>(dim));
   return {x.dim(0), x.dim(1) / dim, dim, dim / 2};

@@ -14,12 +14,7 @@ namespace vltune {
   check_operand(call, weight, "weight", kIsNormWeight, {d});
   check_operand(call, y, "y", dtype, {n, d});
   check_operand(call, rstd, "rstd", kIsF32, {n});
-  if (residual.present()) {
-    check_operand(call, residual, "residual", dtype, {n, d});
-    check_operand(call, sum, "sum", dtype, {n, d});
-  } else {
-    check_absent(call, sum, "sum", "without residual");
-  }
+  check_residual(call, residual, sum, dtype, {n, d});
 }
 
 [[maybe_unused]] static void check_rms_norm_backward(const OpCall& call) {

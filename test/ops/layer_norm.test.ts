@@ -7,6 +7,7 @@ import {
   Numbers,
   numericGradient,
   random,
+  rows,
   run,
   sameBytes,
   sameForAnyThreads,
@@ -22,10 +23,6 @@ function norm(s: ArrayLike<number>, weight: ArrayLike<number>, bias: ArrayLike<n
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const rstd = 1 / Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length + EPS);
   return { y: values.map((value, j) => weight[j]! * (value - mean) * rstd + bias[j]!), mean, rstd };
-}
-
-function rows(values: Float32Array, d: number): Float32Array[] {
-  return Array.from({ length: values.length / d }, (_, t) => values.subarray(t * d, (t + 1) * d));
 }
 
 for (const dtype of ACTIVATIONS) {

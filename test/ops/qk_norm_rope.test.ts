@@ -8,6 +8,7 @@ import {
   Numbers,
   numericGradient,
   random,
+  rows,
   run,
   sameBytes,
   sameForAnyThreads,
@@ -63,13 +64,12 @@ function forward(x: ArrayLike<number>, weight: ArrayLike<number> | undefined, co
 }
 
 /** The heads of a case, each with its part of the tables. */
-function heads({ n, heads: count, headDim, x, weight, cos, sin }: Case) {
-  const [values, w, c, s] = [x.toFloat32(), weight?.toFloat32(), cos.toFloat32(), sin.toFloat32()];
-  const half = headDim / 2;
-  return Array.from({ length: n * count }, (_, head) => {
+function heads({ heads: count, headDim, x, weight, cos, sin }: Case) {
+  const w = weight?.toFloat32();
+  const [c, s] = [rows(cos.toFloat32(), headDim / 2), rows(sin.toFloat32(), headDim / 2)];
+  return rows(x.toFloat32(), headDim).map((row, head) => {
     const t = Math.floor(head / count);
-    const row = values.subarray(head * headDim, (head + 1) * headDim);
-    const tables = [c.subarray(t * half, (t + 1) * half), s.subarray(t * half, (t + 1) * half)] as const;
+    const tables = [c[t]!, s[t]!] as const;
     return { row, tables, run: (at: ArrayLike<number>, by: ArrayLike<number> | undefined = w) => forward(at, by, ...tables) };
   });
 }
@@ -100,14 +100,14 @@ for (const dtype of ACTIVATIONS) {
           );
 
         const dy = random(numbers, dtype, shape);
-        const grads = dy.toFloat32();
+        const grads = rows(dy.toFloat32(), headDim);
         const before = random(numbers, 'f32', [headDim]);
         const dweight = c.weight && Tensor.from(before.toFloat32(), [headDim]);
         const dx = Tensor.zeros(shape, dtype);
         run('qk_norm_rope_backward', [dy, c.x, c.weight, rstd, c.cos, c.sin], [dx, dweight], { head_dim: headDim, eps: EPS });
         const dweights = Float64Array.from(before.toFloat32());
         const wanted = heads(c).flatMap((head, i) => {
-          const grad = grads.subarray(i * headDim, (i + 1) * headDim);
+          const grad = grads[i]!;
           if (c.weight) {
             const slope = numericGradient((w) => dot(grad, head.run(head.row, w).y), c.weight.toFloat32());
             for (const [j, value] of slope.entries()) dweights[j]! += value;

@@ -7,6 +7,7 @@ import {
   Numbers,
   numericGradient,
   random,
+  rows,
   run,
   sameBytes,
   sameForAnyThreads,
@@ -20,10 +21,6 @@ const EPS = 1e-6;
 function norm(s: ArrayLike<number>, weight: ArrayLike<number>): { y: Float64Array; rstd: number } {
   const rstd = 1 / Math.sqrt(dot(s, s) / s.length + EPS);
   return { y: Float64Array.from(s, (value, j) => weight[j]! * value * rstd), rstd };
-}
-
-function rows(values: Float32Array, d: number): Float32Array[] {
-  return Array.from({ length: values.length / d }, (_, t) => values.subarray(t * d, (t + 1) * d));
 }
 
 for (const dtype of ACTIVATIONS) {

@@ -26,6 +26,11 @@ export function integers(values: readonly number[], shape: readonly number[] = [
   return Tensor.from(Int32Array.from(values), shape);
 }
 
+/** The rows of a matrix with d columns. */
+export function rows(values: Float32Array, d: number): Float32Array[] {
+  return Array.from({ length: values.length / d }, (_, t) => values.subarray(t * d, (t + 1) * d));
+}
+
 export function run(
   op: string,
   inputs: readonly (Tensor | null)[],
