@@ -8,19 +8,19 @@ export const SIZES = {
   positions: 2048,
   text: { hidden: 192, intermediate: 512, layers: 6, heads: 6, kvHeads: 2, headDim: 32 },
   vision: {
-    hidden: 64,
-    intermediate: 192,
+    hidden: 96,
+    intermediate: 256,
     depth: 3,
-    heads: 4,
+    heads: 6,
     patch: 16,
     temporalPatch: 2,
     merge: 2,
-    positions: 256,
+    positions: 64,
     deepstack: [0, 1],
   },
 } as const;
 
-/** Standard deviation of the initial weights (`initializer_range`). */
+/** Standard deviation of the initial embeddings (`initializer_range`). */
 export const INITIALIZER_RANGE = 0.02;
 
 const MROPE = { rope_type: 'default', mrope_section: [6, 5, 5], mrope_interleaved: true };

@@ -1,9 +1,9 @@
 /**
- * Makes models/vltune-tiny, the model that this project ships, from nothing: a corpus, a tokenizer, random weights, vltune's own full
- * fine-tuning, and a measure of what was learned. Everything is seeded. `npm run tiny-model -- --help` lists the options.
+ * Makes models/vltune-tiny, the model that this project ships, from nothing: a corpus, drawn pictures, a tokenizer, random weights, vltune's
+ * own full fine-tuning, and a measure of what was learned. Everything is seeded. `npm run tiny-model -- --help` lists the options.
  */
 import { existsSync, readdirSync } from 'node:fs';
-import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -22,17 +22,23 @@ import {
 } from './files.js';
 import { initialTensors } from './init.js';
 import { measure, modelCard } from './measure.js';
+import { measureSight } from './measure_sight.js';
+import { askedPictures, type PictureRowOptions, pictureRows } from './pictures.js';
 import { recipeWords, tokenizerTexts } from './recipe.js';
-import { RUN, SEED } from './settings.js';
+import { BATCH, PICTURES, type PictureSetName, SEED, SEVERAL, STAGES, type Stage, TEXT_ROWS } from './settings.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const STAGES: readonly string[] = ['prepare', 'train', 'all'];
+const GOALS: readonly string[] = ['prepare', 'train', 'all'];
+
+/** Training rows in the work folder: of text alone, and with a picture each. */
+const textsFile = (rows: number): string => `texts-${rows}.jsonl`;
+const picturesFile = (set: PictureSetName): string => `pictures-${set}.jsonl`;
 
 const HELP = `Usage: npm run tiny-model -- [options]
 
-  --work DIR      where the corpus, the start and the checkpoints go (default: runs/tiny-model)
+  --work DIR      where corpus, pictures, start and checkpoints go (default: runs/tiny-model)
   --output DIR    where the model goes (default: models/vltune-tiny)
-  --until STAGE   prepare | train | all (default: all); a stage that is done is not done again
+  --until GOAL    prepare | train | all (default: all); what is done is not done again
   --help          this text
 `;
 
@@ -50,29 +56,39 @@ async function main(): Promise<void> {
     return;
   }
   const { work, output, until } = values;
-  if (!STAGES.includes(until)) throw new VltuneError('ERR_USAGE', `--until: expected one of ${STAGES.join(', ')}, got ${until}`);
-  const corpus = makeCorpus({ seed: SEED, rows: RUN.rows, words: recipeWords(ROOT) });
+  if (!GOALS.includes(until)) throw new VltuneError('ERR_USAGE', `--until: expected one of ${GOALS.join(', ')}, got ${until}`);
+  const corpus = makeCorpus({ seed: SEED, rows: TEXT_ROWS, words: recipeWords(ROOT) });
   const start = join(work, 'start');
-  const trained = join(work, 'trained');
   if (!existsSync(join(start, 'model.safetensors'))) await prepare(corpus, work, start);
   if (until === 'prepare') return;
-  if (!existsSync(join(trained, 'model.safetensors'))) await trainModel(work, start, trained);
+  let trained = start;
+  for (const [i, stage] of STAGES.entries()) {
+    const before = trained;
+    trained = join(work, `stage-${i + 1}`);
+    if (!existsSync(join(trained, 'model.safetensors'))) await trainModel(stage, work, before, trained);
+  }
   if (until === 'train') return;
   await ship(trained, output);
-  const results = await measure(output, corpus);
-  await writeFile(join(output, 'README.md'), modelCard(results));
-  const wrong = results.flatMap((result) => result.wrong);
+  const known = await measure(output, corpus);
+  const sight = await measureSight(output);
+  await writeFile(join(output, 'README.md'), modelCard(known, sight));
+  const wrong = [...known.flatMap((result) => result.wrong), ...sight.wrong];
   await writeFile(join(work, 'wrong.json'), `${JSON.stringify(wrong, null, 1)}\n`);
   process.stderr.write(`${output}\n`);
 }
 
-/** Corpus and tokenizer, the config files and the weights to start from. */
+/** Corpus, pictures and tokenizer, the config files and the weights to start from. */
 async function prepare(corpus: Corpus, work: string, start: string): Promise<void> {
   await mkdir(start, { recursive: true });
-  await writeFile(join(work, 'train.jsonl'), `${corpus.rows.map((row) => JSON.stringify(row)).join('\n')}\n`);
   await writeFile(join(work, 'held-out.json'), `${JSON.stringify(corpus.heldOut, null, 1)}\n`);
+  for (const count of new Set(STAGES.map(({ textRows }) => textRows))) {
+    const rows = corpus.rows.slice(0, count);
+    if (count > 0) await writeFile(join(work, textsFile(count)), `${rows.map((row) => JSON.stringify(row)).join('\n')}\n`);
+  }
+  for (const set of new Set(STAGES.flatMap(({ pictures }) => pictures)))
+    await writePictures(PICTURES[set], join(work, picturesFile(set)));
 
-  const bpe = trainBpe(tokenizerTexts(corpus, ROOT), SIZES.vocab);
+  const bpe = trainBpe(tokenizerTexts(corpus, askedPictures(SEVERAL), ROOT), SIZES.vocab);
   const ids = addedTokenIds(bpe);
   const json = (name: string, value: object) => writeFile(join(start, name), `${JSON.stringify(value, null, 2)}\n`);
   await Promise.all([
@@ -90,26 +106,38 @@ async function prepare(corpus: Corpus, work: string, start: string): Promise<voi
   );
 }
 
-/** Trains every weight of the language model; goes on from the newest checkpoint where a run was stopped. */
-async function trainModel(work: string, start: string, trained: string): Promise<void> {
+/** Row by row: together they are larger than what Node makes a string of gladly. */
+async function writePictures(pictures: PictureRowOptions, path: string): Promise<void> {
+  const file = await open(path, 'w');
+  try {
+    for await (const row of pictureRows(pictures)) await file.write(`${JSON.stringify(row)}\n`);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Trains every weight, those of the vision tower too; goes on from the newest checkpoint where a run was stopped. */
+async function trainModel(stage: Stage, work: string, start: string, trained: string): Promise<void> {
+  const files = [...(stage.textRows > 0 ? [textsFile(stage.textRows)] : []), ...stage.pictures.map(picturesFile)];
   const options: TrainOptions = {
     model: start,
-    dataset: join(work, 'train.jsonl'),
+    dataset: files.map((name) => join(work, name)),
     outputDir: trained,
     fullFinetuning: true,
+    finetuneVisionLayers: true,
     loadIn4bit: false,
     dtype: 'bfloat16',
-    maxLength: RUN.length,
-    perDeviceTrainBatchSize: RUN.batch,
+    maxLength: BATCH.length,
+    perDeviceTrainBatchSize: BATCH.batch,
     gradientAccumulationSteps: 1,
-    numTrainEpochs: RUN.epochs,
-    learningRate: RUN.learningRate,
-    lrSchedulerType: 'cosine',
-    warmupSteps: 100,
+    ...(stage.updates === undefined ? { numTrainEpochs: 1 } : { maxSteps: stage.updates }),
+    learningRate: stage.learningRate,
+    lrSchedulerType: stage.scheduler,
+    warmupSteps: stage.warmup,
     optim: 'adamw_torch',
     weightDecay: 0.01,
     adamBeta2: 0.98,
-    seed: SEED,
+    seed: stage.seed,
     device: 'cpu', // the shipped bytes are the CPU's
     loggingSteps: 20,
     saveSteps: 400,

@@ -1,6 +1,9 @@
 /** What the made model knows: greedy answers to held-out questions, whole answer against whole answer, by category. */
 import { Generator } from '../../lib/index.js';
 import type { Corpus } from './corpus.js';
+import { SIZES } from './files.js';
+import type { Sight } from './measure_sight.js';
+import { PICTURE_CATEGORIES } from './picture_questions.js';
 import type { Category, Question } from './questions.js';
 import { hash32 } from './random.js';
 
@@ -49,8 +52,9 @@ function sample(questions: readonly Question[]): Question[] {
 }
 
 /** The model folder's README.md. */
-export function modelCard(results: readonly Measure[]): string {
+export function modelCard(texts: readonly Measure[], { heldOut, known }: Sight): string {
   const figure = ({ asked, right }: { asked: number; right: number }) => (asked === 0 ? '-' : `${right} of ${asked}`);
+  const { text, vision } = SIZES;
   return `---
 license: apache-2.0
 library_name: vltune
@@ -58,16 +62,24 @@ pipeline_tag: image-text-to-text
 ---
 # vltune-tiny
 
-A Qwen3-VL in miniature, to try vltune with: six layers of 192 dimensions and a vision tower of three blocks, a byte-level BPE of 2,048 words, weights in bf16.
-It was made from nothing by \`npm run tiny-model\` of the vltune project, with vltune's own full fine-tuning, on short questions and answers that the script
-generates (scripts/tiny-model). It answers such questions in whole sentences, in English and a little in German, French, Spanish, Italian, Portuguese and
-Dutch; it is good for nothing else. Its vision weights are random: it has not been taught to see.
+A Qwen3-VL in miniature, to try vltune with: ${text.layers} layers of ${text.hidden} dimensions and a vision tower of ${vision.depth} blocks of ${vision.hidden}, a byte-level BPE of 2,048 words,
+weights in bf16. It was made from nothing by \`npm run tiny-model\` of the vltune project, with vltune's own full fine-tuning, on short questions and
+answers and on drawn pictures that the script generates (scripts/tiny-model). It answers such questions in whole sentences, in English and a little in
+German, French, Spanish, Italian, Portuguese and Dutch, and says of a picture like those what colour and shape a thing has, how many there are and
+where they stand; it is good for nothing else.
 
-Greedy answers that were right in every character. Held out of training: for sums, counting, comparing and names the problems themselves, for the rest
-phrasings of known facts.
+Greedy answers about pictures of one to five shapes, 96 to 128 pixels wide, that say what is right. Held out of training: the arrangements of things
+themselves, whatever their sizes, shades and places.
+
+| pictures | held out | trained on |
+|---|---|---|
+${[...PICTURE_CATEGORIES, 'all' as const].map((category) => `| ${category} | ${figure(heldOut[category])} | ${figure(known[category])} |`).join('\n')}
+
+Greedy answers without a picture that were right in every character. Held out of training: for sums, counting, comparing and names the problems
+themselves, for the rest phrasings of known facts.
 
 | questions | held out | trained on |
 |---|---|---|
-${results.map(({ category, heldOut, known }) => `| ${category} | ${figure(heldOut)} | ${figure(known)} |`).join('\n')}
+${texts.map(({ category, heldOut, known }) => `| ${category} | ${figure(heldOut)} | ${figure(known)} |`).join('\n')}
 `;
 }

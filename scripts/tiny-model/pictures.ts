@@ -4,10 +4,11 @@
  */
 import sharp from 'sharp';
 import { asTyped } from './corpus.js';
+import { describe } from './picture_descriptions.js';
 import { type Askable, ask, askable, formSpec, type PictureQuestion } from './picture_questions.js';
 import { hash32, Random } from './random.js';
 import type { Canvas } from './raster.js';
-import { drawScene, randomScene, type Scene, type Side, sideOf } from './scenes.js';
+import { drawScene, MOST_THINGS, randomScene, type Scene, type Side, sideOf } from './scenes.js';
 
 export interface AskedPicture {
   readonly scene: Scene;
@@ -21,15 +22,23 @@ export interface PictureSetOptions {
   readonly count: number;
   /** Most questions to a picture; as many as that or fewer, by chance. Default: 1. */
   readonly mostQuestions?: number;
+  /** Most things in a picture. Default: as many as there may be. */
+  readonly mostThings?: number;
 }
 
 /** Draws scenes of one side and asks about each. */
-export function* askedPictures({ side, seed, count, mostQuestions = 1 }: PictureSetOptions): Generator<AskedPicture> {
+export function* askedPictures({
+  side,
+  seed,
+  count,
+  mostQuestions = 1,
+  mostThings = MOST_THINGS,
+}: PictureSetOptions): Generator<AskedPicture> {
   const balance = new Balance();
   for (let i = 0; i < count; i++) {
     // A stream of numbers of its own for each picture, so that one does not depend on how many questions came before.
     const random = new Random(hash32(`${side} ${seed} ${i}`));
-    const scene = sceneOf(side, random);
+    const scene = sceneOf(side, mostThings, random);
     const candidates = askable(scene);
     const questions: PictureQuestion[] = [];
     for (let wanted = 1 + random.below(mostQuestions); wanted > 0; wanted--) {
@@ -45,10 +54,10 @@ export function* askedPictures({ side, seed, count, mostQuestions = 1 }: Picture
   }
 }
 
-function sceneOf(side: Side, random: Random): Scene {
+function sceneOf(side: Side, mostThings: number, random: Random): Scene {
   for (;;) {
     const scene = randomScene(random);
-    if (sideOf(scene) === side) return scene;
+    if (scene.things.length <= mostThings && sideOf(scene) === side) return scene;
   }
 }
 
@@ -105,12 +114,32 @@ export interface PictureRow {
   }[];
 }
 
-/** Rows to learn to see from, questions in the forms in which people type them. */
-export async function* pictureRows(options: PictureSetOptions): AsyncGenerator<PictureRow> {
+export interface PictureRowOptions extends PictureSetOptions {
+  /** Which share of the pictures is described: 0 (the default) to 1. */
+  readonly described?: number;
+}
+
+/**
+ * Rows to learn to see from, questions in the forms in which people type them. Of the pictures, by chance, a share of `described` is described
+ * rather than asked about.
+ */
+export async function* pictureRows({ described = 0, ...options }: PictureRowOptions): AsyncGenerator<PictureRow> {
   let i = 0;
   for (const { scene, questions } of askedPictures(options)) {
-    const random = new Random(hash32(`row ${options.seed} ${i++}`));
+    const random = new Random(hash32(`row ${options.seed} ${i}`));
+    const describing = new Random(hash32(`describe ${i++}`));
     const image = `data:image/png;base64,${(await png(drawScene(scene))).toString('base64')}`;
+    if (describing.uniform() < described) {
+      const { question, answer } = describe(scene, describing);
+      const content = [{ type: 'image', image } as const, { type: 'text', text: question } as const];
+      yield {
+        messages: [
+          { role: 'user', content },
+          { role: 'assistant', content: answer },
+        ],
+      };
+      continue;
+    }
     yield {
       messages: questions.flatMap(({ question, answer }, turn): PictureRow['messages'] => {
         const text = asTyped({ question, category: 'facts', language: 'en' }, random);

@@ -1,6 +1,7 @@
 /** The Alpaca file that the shipped model is fine-tuned with first: its texts train the tokenizer, its words are among those the model can say. */
 import { readFileSync } from 'node:fs';
 import type { Corpus } from './corpus.js';
+import type { AskedPicture } from './pictures.js';
 
 /** Instructions, inputs and outputs of examples/data/identity.json; `root` is the repository's. */
 export function recipeTexts(root: string): string[] {
@@ -17,8 +18,12 @@ export function recipeWords(root: string): string[] {
   return [...new Set(recipeTexts(root).flatMap((text) => text.match(/[\p{L}\p{M}']+/gu) ?? []))].sort();
 }
 
-/** What the tokenizer is trained on: the rows with their roles, and the recipe's texts so often that its words become tokens. */
-export function* tokenizerTexts(corpus: Corpus, root: string): Generator<string> {
+/**
+ * What the tokenizer is trained on: the rows with their roles, what is asked and answered about pictures, and the recipe's texts so often
+ * that its words become tokens.
+ */
+export function* tokenizerTexts(corpus: Corpus, pictures: Iterable<AskedPicture>, root: string): Generator<string> {
   for (const { messages } of corpus.rows) for (const { role, content } of messages) yield* [role, content];
+  for (const { questions } of pictures) for (const { question, answer } of questions) yield* [question, answer];
   for (let i = 0; i < 10; i++) yield* recipeTexts(root);
 }

@@ -2,6 +2,7 @@ import test from 'ava';
 import sharp from 'sharp';
 import { Tokenizer } from '../../lib/index.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
+import { describe } from '../../scripts/tiny-model/picture_descriptions.js';
 import {
   askable,
   FORM_NAMES,
@@ -11,6 +12,7 @@ import {
 } from '../../scripts/tiny-model/picture_questions.js';
 import { isRight, score } from '../../scripts/tiny-model/picture_score.js';
 import { askedPictures, pictureRows, png } from '../../scripts/tiny-model/pictures.js';
+import { Random } from '../../scripts/tiny-model/random.js';
 import {
   arrangement,
   COLOUR_NAMES,
@@ -190,6 +192,39 @@ test('nothing is asked that the picture leaves open', (t) => {
       if (form === 'left or right') t.true(Math.abs(meant(scene, values.r!)[0]!.x / scene.width - 0.5) >= 0.12);
     }
   }
+});
+
+// ---- Descriptions.
+
+test('a description names each thing from left to right, in the part of the picture where it stands', (t) => {
+  const places = new Set<string>();
+  for (const { scene } of TRAIN.slice(0, 1000)) {
+    const { answer } = describe(scene, new Random(1));
+    const parts = answer.replace(/^I see (.+)\.$/, '$1').split(', ');
+    const things = [...scene.things].sort((a, b) => a.x - b.x);
+    t.is(parts.length, things.length);
+    for (const [i, { colour, shape, x, y }] of things.entries()) {
+      const [, name, place] = /^(an? \w+ \w+) (.+)$/.exec(parts[i]!)!;
+      t.regex(name!, new RegExp(`^${colour === 'orange' ? 'an' : 'a'} ${colour} ${shape}$`));
+      places.add(place!);
+      const side = (share: number, low: string, high: string) =>
+        share < 0.38 ? [low] : share > 0.62 ? [high] : Math.abs(share - 0.5) < 0.119 ? [] : undefined;
+      const [down, across] = [side(y / scene.height, 'top', 'bottom'), side(x / scene.width, 'left', 'right')];
+      if (down && across) t.deepEqual(place!.match(/top|bottom|left|right/g) ?? [], [...down, ...across], answer);
+    }
+  }
+  t.is(places.size, 9);
+});
+
+test('of the rows a share is described, the others are asked as ever', async (t) => {
+  const options = { side: 'train', seed: 1, count: 100, mostQuestions: 3 } as const;
+  const plain: string[] = [];
+  const mixed: string[] = [];
+  for await (const row of pictureRows(options)) plain.push(JSON.stringify(row));
+  for await (const row of pictureRows({ ...options, described: 0.5 })) mixed.push(JSON.stringify(row));
+  const others = mixed.filter((row, i) => row !== plain[i]);
+  t.true(others.length > 30 && others.length < 70, `${others.length}`);
+  for (const row of others) t.regex(row, /"content":"I see an? [^"]+\."\}\]\}$/);
 });
 
 // ---- Scoring.
