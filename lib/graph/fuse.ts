@@ -208,13 +208,13 @@ function fuseLayers(graph: Graph): void {
   /** Whether a layer goes on where the one before ends, in the same way. */
   const follows = (next: FoundLayer, all: readonly FoundLayer[]): boolean => {
     const last = all.at(-1)!;
-    const [start] = graph.ops.filter((op) => op.in[0] === last.y);
     const alike = (values: (layer: FoundLayer) => readonly unknown[]) =>
       values(next).every((value, i) => value === values(last)[i]);
     return (
       next.x === last.y &&
       next.residual === last.sum &&
-      isReadBy(last.y, start!) &&
+      isInside(last.y) &&
+      readersOf(last.y).length === 1 &&
       readersOf(last.sum).length === 1 &&
       alike(({ attention }) => attention.in.slice(5)) &&
       alike(({ attention: { attrs } }) => [attrs.heads, attrs.kv_heads, attrs.head_dim, attrs.scale, attrs.causal, attrs.eps]) &&

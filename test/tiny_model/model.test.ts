@@ -2,6 +2,7 @@ import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { Generator } from '../../lib/index.js';
+import { describeModel } from '../../lib/models/registry.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
 import { Checkpoint } from '../../lib/weights/safetensors.js';
 import { configJson } from '../../scripts/tiny-model/files.js';
@@ -25,6 +26,22 @@ test('the folder is at most 8 MB and holds the files of a published checkpoint',
     'video_preprocessor_config.json',
   ]);
   t.true(files.reduce((bytes, name) => bytes + statSync(join(MODEL, name)).size, 0) <= 8_000_000);
+});
+
+test('every tensor that its config asks for is there in bf16, vision included, and no other', async (t) => {
+  const { spec } = await describeModel(MODEL);
+  const checkpoint = await Checkpoint.open(MODEL);
+  t.teardown(() => checkpoint.close());
+  const expected = new Map<string, readonly number[]>(spec.tensors.map(({ name, shape }) => [name, shape]));
+  for (const { name, in: width, out, bias, part } of spec.linears) {
+    if (part === 'head' && spec.head === spec.embedding) continue;
+    expected.set(`${name}.weight`, [out, width]);
+    if (bias) expected.set(`${name}.bias`, [out]);
+  }
+  const found = [...checkpoint.tensors.values()];
+  t.deepEqual(found.map(({ name }) => name).sort(), [...expected.keys()].sort());
+  for (const { name, shape, dtype } of found) t.deepEqual([dtype, [...shape]], ['BF16', [...expected.get(name)!]], name);
+  t.true(found.some(({ name }) => name.startsWith('model.visual.blocks.')));
 });
 
 // The shipped model is of the script before it drew pictures; what is skipped holds again once the script's new stages have been run.

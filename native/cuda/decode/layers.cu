@@ -105,8 +105,7 @@ bool take_linear(const OpCall& call, int64_t layer, int which, int64_t out, int6
   return true;
 }
 
-// False if there is no kernel for these operands, or if something is wrong with them, which the parts will say. Looks at shapes, and with
-// `first` at data: of the layers from there on.
+// Widths and the places of the exchange, by shapes alone. False if there is no kernel for them.
 bool plan_shapes(const OpCall& call, int64_t layers, Launch* to) {
   using L = LayersOne;
   const Tensor &x = input(call, L::kX), &q = of_layer(call, 0, L::kQ), &k = of_layer(call, 0, L::kK), &gate = of_layer(call, 0, L::kGate);
@@ -140,6 +139,7 @@ bool plan_shapes(const OpCall& call, int64_t layers, Launch* to) {
   return true;
 }
 
+// `layers` layers from `first` on. False if there is no kernel for these operands.
 bool plan_layers(const OpCall& call, int64_t first, int64_t layers, Launch* to) {
   using L = LayersOne;
   Job& job = to->job;
