@@ -29,9 +29,9 @@ const AHEAD = 4;
 const BYTES = 128 << 20;
 /**
  * Pictures and videos that are decoded at once, whatever batch they are of: each holds its pixels, which may be many times its patches.
- * One fewer than Node's pool has threads by default, since the step needs one too and would wait behind them.
+ * One fewer than Node's pool has threads, since the step needs one too and would wait behind them.
  */
-const DECODED_AT_ONCE = 3;
+const DECODED_AT_ONCE = Math.max(1, (Number(process.env.UV_THREADPOOL_SIZE) || 4) - 1);
 
 export class BatchStream {
   readonly #source: RowSource;

@@ -2,12 +2,15 @@
  * Makes models/vltune-tiny, the model that this project ships, from nothing: a corpus, drawn pictures, a tokenizer, random weights, vltune's
  * own full fine-tuning, and a measure of what was learned. Everything is seeded. `npm run tiny-model -- --help` lists the options.
  */
+import { execFile } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
-import { copyFile, mkdir, open, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
-import { type TrainOptions, train, VltuneError } from '../../lib/index.js';
+import { parseArgs, promisify } from 'node:util';
+import { mapBounded } from '../../lib/async.js';
+import { type DeviceOption, type TrainOptions, train, VltuneError } from '../../lib/index.js';
 import { type TensorEntry, writeCheckpoint } from '../../lib/weights/safetensors.js';
 import { addedTokenIds, tokenizerJson, trainBpe } from './bpe.js';
 import { type Corpus, makeCorpus } from './corpus.js';
@@ -23,22 +26,25 @@ import {
 import { initialTensors } from './init.js';
 import { measure, modelCard } from './measure.js';
 import { measureSight } from './measure_sight.js';
-import { askedPictures, type PictureRowOptions, pictureRows } from './pictures.js';
+import { askedPictures } from './pictures.js';
 import { recipeWords, tokenizerTexts } from './recipe.js';
-import { BATCH, PICTURES, type PictureSetName, SEED, SEVERAL, STAGES, type Stage, TEXT_ROWS } from './settings.js';
+import { BATCH, PART, PICTURES, type PictureSetName, SEED, SEVERAL, STAGES, type Stage, TEXT_ROWS } from './settings.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 const GOALS: readonly string[] = ['prepare', 'train', 'all'];
 
 /** Training rows in the work folder: of text alone, and with a picture each. */
 const textsFile = (rows: number): string => `texts-${rows}.jsonl`;
-const picturesFile = (set: PictureSetName): string => `pictures-${set}.jsonl`;
+const picturesFile = (set: PictureSetName, part: number): string => `pictures-${set}-${part}.jsonl`;
+const partsOf = (set: PictureSetName): number[] =>
+  Array.from({ length: Math.ceil(PICTURES[set].count / PART) }, (_, part) => part);
 
 const HELP = `Usage: npm run tiny-model -- [options]
 
   --work DIR      where corpus, pictures, start and checkpoints go (default: runs/tiny-model)
   --output DIR    where the model goes (default: models/vltune-tiny)
   --until GOAL    prepare | train | all (default: all); what is done is not done again
+  --device DEVICE what trains: cpu | cuda | auto (default: auto); each gives the same bytes every time, but not the other's
   --help          this text
 `;
 
@@ -48,6 +54,7 @@ async function main(): Promise<void> {
       work: { type: 'string', default: join(ROOT, 'runs/tiny-model') },
       output: { type: 'string', default: join(ROOT, 'models/vltune-tiny') },
       until: { type: 'string', default: 'all' },
+      device: { type: 'string', default: 'auto' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -56,6 +63,7 @@ async function main(): Promise<void> {
     return;
   }
   const { work, output, until } = values;
+  const device = values.device as DeviceOption;
   if (!GOALS.includes(until)) throw new VltuneError('ERR_USAGE', `--until: expected one of ${GOALS.join(', ')}, got ${until}`);
   const corpus = makeCorpus({ seed: SEED, rows: TEXT_ROWS, words: recipeWords(ROOT) });
   const start = join(work, 'start');
@@ -65,7 +73,7 @@ async function main(): Promise<void> {
   for (const [i, stage] of STAGES.entries()) {
     const before = trained;
     trained = join(work, `stage-${i + 1}`);
-    if (!existsSync(join(trained, 'model.safetensors'))) await trainModel(stage, work, before, trained);
+    if (!existsSync(join(trained, 'model.safetensors'))) await trainModel(stage, work, before, trained, device);
   }
   if (until === 'train') return;
   await ship(trained, output);
@@ -83,10 +91,9 @@ async function prepare(corpus: Corpus, work: string, start: string): Promise<voi
   await writeFile(join(work, 'held-out.json'), `${JSON.stringify(corpus.heldOut, null, 1)}\n`);
   for (const count of new Set(STAGES.map(({ textRows }) => textRows))) {
     const rows = corpus.rows.slice(0, count);
-    if (count > 0) await writeFile(join(work, textsFile(count)), `${rows.map((row) => JSON.stringify(row)).join('\n')}\n`);
+    await writeFile(join(work, textsFile(count)), `${rows.map((row) => JSON.stringify(row)).join('\n')}\n`);
   }
-  for (const set of new Set(STAGES.flatMap(({ pictures }) => pictures)))
-    await writePictures(PICTURES[set], join(work, picturesFile(set)));
+  await drawPictures(work);
 
   const bpe = trainBpe(tokenizerTexts(corpus, askedPictures(SEVERAL), ROOT), SIZES.vocab);
   const ids = addedTokenIds(bpe);
@@ -106,19 +113,22 @@ async function prepare(corpus: Corpus, work: string, start: string): Promise<voi
   );
 }
 
-/** Row by row: together they are larger than what Node makes a string of gladly. */
-async function writePictures(pictures: PictureRowOptions, path: string): Promise<void> {
-  const file = await open(path, 'w');
-  try {
-    for await (const row of pictureRows(pictures)) await file.write(`${JSON.stringify(row)}\n`);
-  } finally {
-    await file.close();
-  }
+/** Draws the pictures of all stages, a part to a process and a process to a core. */
+async function drawPictures(work: string): Promise<void> {
+  const program = fileURLToPath(new URL('./draw_part.js', import.meta.url));
+  const parts = [...new Set(STAGES.flatMap(({ pictures }) => pictures))].flatMap((set) =>
+    partsOf(set).map((part) => ({ set, part })),
+  );
+  const missing = parts.filter(({ set, part }) => !existsSync(join(work, picturesFile(set, part))));
+  await mapBounded(missing, availableParallelism(), ({ set, part }) =>
+    promisify(execFile)(process.execPath, [program, set, String(part), join(work, picturesFile(set, part))]),
+  );
 }
 
 /** Trains every weight, those of the vision tower too; goes on from the newest checkpoint where a run was stopped. */
-async function trainModel(stage: Stage, work: string, start: string, trained: string): Promise<void> {
-  const files = [...(stage.textRows > 0 ? [textsFile(stage.textRows)] : []), ...stage.pictures.map(picturesFile)];
+async function trainModel(stage: Stage, work: string, start: string, trained: string, device: DeviceOption): Promise<void> {
+  const pictures = stage.pictures.flatMap((set) => partsOf(set).map((part) => picturesFile(set, part)));
+  const files = [textsFile(stage.textRows), ...pictures];
   const options: TrainOptions = {
     model: start,
     dataset: files.map((name) => join(work, name)),
@@ -130,7 +140,7 @@ async function trainModel(stage: Stage, work: string, start: string, trained: st
     maxLength: BATCH.length,
     perDeviceTrainBatchSize: BATCH.batch,
     gradientAccumulationSteps: 1,
-    ...(stage.updates === undefined ? { numTrainEpochs: 1 } : { maxSteps: stage.updates }),
+    maxSteps: stage.updates,
     learningRate: stage.learningRate,
     lrSchedulerType: stage.scheduler,
     warmupSteps: stage.warmup,
@@ -138,9 +148,9 @@ async function trainModel(stage: Stage, work: string, start: string, trained: st
     weightDecay: 0.01,
     adamBeta2: 0.98,
     seed: stage.seed,
-    device: 'cpu', // the shipped bytes are the CPU's
-    loggingSteps: 20,
-    saveSteps: 400,
+    device,
+    loggingSteps: 100,
+    saveSteps: 1000,
     saveTotalLimit: 1,
     resumeFromCheckpoint: existsSync(trained) && readdirSync(trained).some((name) => name.startsWith('checkpoint-')),
   };

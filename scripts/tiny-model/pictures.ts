@@ -127,7 +127,7 @@ export async function* pictureRows({ described = 0, ...options }: PictureRowOpti
   let i = 0;
   for (const { scene, questions } of askedPictures(options)) {
     const random = new Random(hash32(`row ${options.seed} ${i}`));
-    const describing = new Random(hash32(`describe ${i++}`));
+    const describing = new Random(hash32(`describe ${options.seed} ${i++}`));
     const image = `data:image/png;base64,${(await png(drawScene(scene))).toString('base64')}`;
     if (describing.uniform() < described) {
       const { question, answer } = describe(scene, describing);
