@@ -11,7 +11,6 @@
 
 #include <array>
 #include <cstdlib>
-#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -165,21 +164,20 @@ struct Shape {
   }
 };
 
-// What is kept for a shape: descriptors, and the algorithm that the library's heuristic puts first.
-struct Chosen {
-  Described product = nullptr, a = nullptr, b = nullptr, c = nullptr;
-  Algorithm algorithm;
-  bool found = false;
+// The next size of which sixteen lie between a power of two and the next.
+int64_t rounded_up(int64_t size) {
+  int64_t step = 1;
+  while (step * 32 <= size) step *= 2;
+  return (size + step - 1) / step * step;
+}
 
-  Chosen() = default;
-  Chosen(const Chosen&) = delete;
-  Chosen& operator=(const Chosen&) = delete;
-  ~Chosen() {
-    const Library& l = library();
-    l.destroy_product(product);
-    for (Described layout : {a, b, c}) l.destroy_layout(layout);
-  }
-};
+// What an algorithm is chosen for: the rows of packed batches differ from step to step, and to ask the library for each number of them would
+// take longer than a small model's product. Only dimensions that no stride depends on.
+Shape rounded(Shape s) {
+  if (!s.a_is_km) s.m = rounded_up(s.m);
+  else if (!s.b_is_nk) s.k = rounded_up(s.k);
+  return s;
+}
 
 int type_of(DType dtype) { return dtype == DType::F32 ? CUDA_R_32F : dtype == DType::F16 ? CUDA_R_16F : CUDA_R_16BF; }
 int alignment_of(const void* pointer) {
@@ -187,23 +185,45 @@ int alignment_of(const void* pointer) {
   return address % 256 == 0 ? 256 : address % 16 == 0 ? 16 : address % 8 == 0 ? 8 : address % 4 == 0 ? 4 : 2;
 }
 
-std::unique_ptr<Chosen> choose(const Library& l, const Shape& s) {
-  auto chosen = std::make_unique<Chosen>();
-  Chosen& c = *chosen;
-  const auto set = [&](int attribute, int32_t value) { l.set_product(c.product, attribute, &value, sizeof value); };
-  l.create_product(&c.product, kComputeF32, CUDA_R_32F);
-  set(kTransposeA, s.b_is_nk ? kTransposed : kPlain);
-  set(kTransposeB, s.a_is_km ? kTransposed : kPlain);
-  if (s.has_bias) {
-    set(kEpilogue, kEpilogueBias);
-    set(kBiasType, s.bias_type);
+// A product as the library describes it.
+struct Product {
+  const Library& l;
+  Described product = nullptr, a = nullptr, b = nullptr, c = nullptr;
+
+  Product(const Library& library, const Shape& s) : l(library) {
+    l.create_product(&product, kComputeF32, CUDA_R_32F);
+    set(kTransposeA, s.b_is_nk ? kTransposed : kPlain);
+    set(kTransposeB, s.a_is_km ? kTransposed : kPlain);
+    if (s.has_bias) {
+      set(kEpilogue, kEpilogueBias);
+      set(kBiasType, s.bias_type);
+    }
+    layout(&a, s.type, s.b_is_nk ? s.k : s.n, s.b_is_nk ? s.n : s.k, s.ldb);
+    layout(&b, s.type, s.a_is_km ? s.m : s.k, s.a_is_km ? s.k : s.m, s.lda);
+    layout(&c, s.c_type, s.n, s.m, s.ldc);
   }
-  const auto layout = [&](Described* d, int type, int64_t rows, int64_t columns, int64_t ld) {
+  Product(const Product&) = delete;
+  Product& operator=(const Product&) = delete;
+  ~Product() {
+    l.destroy_product(product);
+    for (Described layout : {a, b, c}) l.destroy_layout(layout);
+  }
+
+ private:
+  void set(int attribute, int32_t value) { l.set_product(product, attribute, &value, sizeof value); }
+  void layout(Described* d, int type, int64_t rows, int64_t columns, int64_t ld) {
     l.create_layout(d, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), ld);
-  };
-  layout(&c.a, s.type, s.b_is_nk ? s.k : s.n, s.b_is_nk ? s.n : s.k, s.ldb);
-  layout(&c.b, s.type, s.a_is_km ? s.m : s.k, s.a_is_km ? s.k : s.m, s.lda);
-  layout(&c.c, s.c_type, s.n, s.m, s.ldc);
+  }
+};
+
+// The algorithm that the library's heuristic puts first, if there is any.
+struct Choice {
+  Algorithm algorithm{};
+  bool found = false;
+};
+
+Choice choose(const Library& l, const Shape& s) {
+  const Product product(l, s);
   Described preference = nullptr;
   l.create_preference(&preference);
   const uint64_t most = kWorkspaceBytes;
@@ -212,36 +232,42 @@ std::unique_ptr<Chosen> choose(const Library& l, const Shape& s) {
   for (int i = 0; i < 4; ++i) l.set_preference(preference, kAlignmentA + i, &alignment[i], sizeof alignment[i]);
   Candidate candidates[kCandidates];
   int count = 0;
-  const Status status = l.heuristic(l.handle, c.product, c.a, c.b, c.c, c.c, preference, kCandidates, candidates, &count);
+  const Status status = l.heuristic(l.handle, product.product, product.a, product.b, product.c, product.c, preference, kCandidates, candidates, &count);
   l.destroy_preference(preference);
-  for (int i = 0; i < count && status == 0 && !c.found; ++i)
-    if (candidates[i].state == 0) {
-      c.algorithm = candidates[i].algorithm;
-      c.found = true;
-    }
-  return chosen;
+  for (int i = 0; i < count && status == 0; ++i)
+    if (candidates[i].state == 0) return {candidates[i].algorithm, true};
+  return {};
 }
 
-// Shapes of a run are few, but for the row counts of packed batches, which differ from step to step: two dozen shapes each.
+// Rounded shapes of a run are some dozens of rows with two dozen of widths.
 constexpr size_t kMostKept = 1024;
 
 std::mutex mutex;
 
-// The choice for a shape. To be called, and what it returns used, under the mutex.
-const Chosen& chosen_for(const Shape& s) {
+// The choice for a shape. To be called under the mutex.
+Choice chosen_for(const Shape& s) {
   // Never destroyed: at the process's end the library may be gone before.
-  static auto& kept = *new LruCache<decltype(s.key()), std::unique_ptr<Chosen>>(kMostKept);
-  const std::unique_ptr<Chosen>* found = kept.find(s.key());
-  return found ? **found : *kept.insert(s.key(), choose(library(), s));
+  static auto& kept = *new LruCache<decltype(s.key()), Choice>(kMostKept);
+  const Shape asked = rounded(s);
+  const Choice* found = kept.find(asked.key());
+  return found ? *found : kept.insert(asked.key(), choose(library(), asked));
 }
 
-void run(const OpCall& call, const Shape& s, const Chosen& chosen, const void* a, const void* b, const void* bias, void* c) {
+void run(const OpCall& call, const Shape& s, const Choice& chosen, const void* a, const void* b, const void* bias, void* c) {
   const Library& l = library();
-  if (s.has_bias) l.set_product(chosen.product, kBiasPointer, &bias, sizeof bias);
+  const Product product(l, s);
+  if (s.has_bias) l.set_product(product.product, kBiasPointer, &bias, sizeof bias);
   const float one = 1, beta = s.adds ? 1.0f : 0.0f;
   const AllowInCapture allowed;  // a kernel of the library may be loaded now
-  const Status status = l.matmul(l.handle, chosen.product, &one, b, chosen.a, a, chosen.b, &beta, c, chosen.c, c, chosen.c,
-                                 &chosen.algorithm, l.workspace, kWorkspaceBytes, stream_of(call));
+  const auto multiply = [&](const Algorithm& algorithm) {
+    return l.matmul(l.handle, product.product, &one, b, product.a, a, product.b, &beta, c, product.c, c, product.c, &algorithm, l.workspace,
+                    kWorkspaceBytes, stream_of(call));
+  };
+  Status status = multiply(chosen.algorithm);
+  if (status != 0) {  // refused for this size, though not for the rounded one
+    const Choice exact = choose(l, s);
+    if (exact.found) status = multiply(exact.algorithm);
+  }
   VLTUNE_CHECK(status == 0, "ERR_DEVICE", "%s: cuBLASLt gave status %d for a product of %lld x %lld x %lld", call.op, status,
                static_cast<long long>(s.m), static_cast<long long>(s.n), static_cast<long long>(s.k));
 }
@@ -259,7 +285,7 @@ bool gemm_cublaslt(const OpCall& call, const Gemm& g) {
           g.bias != nullptr, g.accumulate || second, {alignment_of(g.a), alignment_of(g.b), alignment_of(g.c)}};
   // Both products are known to be taken before either runs.
   const std::lock_guard<std::mutex> lock(mutex);
-  const Chosen& chosen = chosen_for(s);
+  const Choice chosen = chosen_for(s);
   if (!chosen.found) return false;
   if (second) {
     // The second run first: its terms are the smaller ones, so that C rounded in between loses the least.
@@ -271,7 +297,7 @@ bool gemm_cublaslt(const OpCall& call, const Gemm& g) {
     t.adds = g.accumulate;
     t.alignment[0] = alignment_of(g.a2);
     t.alignment[1] = alignment_of(g.b2);
-    const Chosen& chosen_second = chosen_for(t);
+    const Choice chosen_second = chosen_for(t);
     if (!chosen_second.found) return false;
     run(call, t, chosen_second, g.a2, g.b2, nullptr, g.c);
   }
