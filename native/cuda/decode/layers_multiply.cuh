@@ -181,7 +181,7 @@ struct Consumer {
   }
   __device__ void release_chunk() {
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(consumed_barrier(job, turn.slot));
+    if (sm90::arrives_for_warp(lane)) sm90::barrier_arrive(consumed_barrier(job, turn.slot));
     turn.next(job.slots);
   }
 
