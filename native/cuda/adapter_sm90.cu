@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kDownThreads) down_sm90(const __grid_constant_
     prefetch_tensor_map(&maps.factor);
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(full + 8 * stage, 1);
-      barrier_init(rounded + 8 * stage, kGroupThreads / 32);
+      barrier_init(rounded + 8 * stage, kGroupThreads / 32 * kWarpArrivals);
       barrier_init(empty + 8 * stage, kGroupThreads / 32);
     }
     barrier_init_fence();
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kDownThreads) down_sm90(const __grid_constant_
       round_factor<kRanks, kFactorKr>(ring_at + stage * Ring::kStageBytes, thread - kGroupThreads);
       fence_async();
       __syncwarp();
-      if (lane == 0) barrier_arrive(rounded + 8 * stage);
+      if (arrives_for_warp(lane)) barrier_arrive(rounded + 8 * stage);
       if (++stage == kStages) stage = 0, phase ^= 1;
     }
     cluster_wait();

@@ -110,6 +110,16 @@ __device__ inline void barrier_init_fence() { asm volatile("fence.mbarrier_init.
 __device__ inline void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// A warp's arrival, when all its lanes have read or written what the barrier hands on: __syncwarp(), then barrier_arrive where
+// arrives_for_warp(lane), kWarpArrivals of the barrier's count. That is one lane, but with VLTUNE_RACECHECK each: racecheck may take what the
+// others did for unordered, as it does not follow __syncwarp() and another lane's arrival.
+#ifdef VLTUNE_RACECHECK
+constexpr uint32_t kWarpArrivals = 32;
+__device__ inline bool arrives_for_warp(int) { return true; }
+#else
+constexpr uint32_t kWarpArrivals = 1;
+__device__ inline bool arrives_for_warp(int lane) { return lane == 0; }
+#endif
 // On a barrier of another block of the cluster (or one's own), by its own address and the block's rank. Orders what wgmma read before
 // (after wgmma_wait); a release at the scope of the cluster would order ordinary writes too, and cost a fence of all memory.
 __device__ inline void barrier_arrive_cluster(uint32_t barrier, uint32_t rank) {

@@ -41,8 +41,9 @@ struct KeyShared {
   static constexpr int kBytes = kWeights + kPairs * kPairWeights;
 };
 
-// A named barrier of a pair of warps. (The one that wrote need only arrive; it gains nothing, and racecheck does not follow that.)
-__device__ inline void pair_barrier(int pair) { asm volatile("bar.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
+// A named barrier of a pair of warps, each at its own place in the code: so not bar.sync, which wants all at one. (The one that wrote need only
+// arrive; it gains nothing, and racecheck does not follow that.)
+__device__ inline void pair_barrier(int pair) { asm volatile("barrier.sync %0, 64;\n" ::"r"(pair + 1) : "memory"); }
 
 template <class T, int kWidth, int kQueries, int kStages>
 __global__ void __launch_bounds__(kPairs * 64, 2) key_gradients(const Args args) {

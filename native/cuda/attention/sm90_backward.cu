@@ -324,7 +324,7 @@ __device__ void compute(Shared<D>& s, const Pass& pass, const CUtensorMap& dk_ma
   const int row = warp * 16 + lane / 4, column = lane % 4 * 2;  // of the thread's first accumulator
   const auto release = [&](uint64_t* barrier) {
     __syncwarp();
-    if (lane == 0) barrier_arrive(shared_address(barrier));
+    if (arrives_for_warp(lane)) barrier_arrive(shared_address(barrier));
   };
 
   float dk[D / 2], dv[D / 2], p[kQueries / 2], dp[kQueries / 2];
@@ -457,16 +457,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& s = *reinterpret_cast<Shared<D>*>(shared_bytes);
   if (threadIdx.x == 0) {
     barrier_init(shared_address(&s.kv_full), 1);
-    barrier_init(shared_address(&s.kv_empty), kComputeWarps);
+    barrier_init(shared_address(&s.kv_empty), kComputeWarps * kWarpArrivals);
     for (int i = 0; i < 2; ++i) {
       barrier_init(shared_address(&s.q_full[i]), 1);
-      barrier_init(shared_address(&s.q_empty[i]), kComputeWarps);
+      barrier_init(shared_address(&s.q_empty[i]), kComputeWarps * kWarpArrivals);
       barrier_init(shared_address(&s.do_full[i]), 1);
-      barrier_init(shared_address(&s.do_empty[i]), kComputeWarps);
-      barrier_init(shared_address(&s.dq_full[i]), kComputeWarps / 2);
+      barrier_init(shared_address(&s.do_empty[i]), kComputeWarps * kWarpArrivals);
+      barrier_init(shared_address(&s.dq_full[i]), kComputeWarps / 2 * kWarpArrivals);
       barrier_init(shared_address(&s.dq_empty[i]), 1);
       barrier_init(shared_address(&s.work_full[i]), 1);
-      barrier_init(shared_address(&s.work_empty[i]), kComputeWarps + 1);
+      barrier_init(shared_address(&s.work_empty[i]), kComputeWarps * kWarpArrivals + 1);
     }
     barrier_init_fence();
     for (const CUtensorMap* map : {&q_map, &do_map, &k_map, &v_map, &dk_map, &dv_map}) prefetch_tensor_map(map);

@@ -191,7 +191,7 @@ __device__ void compute(Shared<D>& s, const Pass& pass, const CUtensorMap& o_map
   const int row = warp * 16 + lane / 4;  // and row + 8, of the warpgroup's 64
   const auto release = [&](uint32_t barrier) {
     __syncwarp();
-    if (lane == 0) barrier_arrive(barrier);
+    if (arrives_for_warp(lane)) barrier_arrive(barrier);
   };
   const auto take_turn = [&] { named_barrier_sync(kTurn + half, 256); };
   const auto pass_turn = [&] { named_barrier_arrive(kTurn + 1 - half, 256); };
@@ -315,14 +315,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& s = *reinterpret_cast<Shared<D>*>(shared_bytes);
   if (threadIdx.x == 0) {
     barrier_init(shared_address(&s.q_full), 1);
-    barrier_init(shared_address(&s.q_empty), kComputeWarps);
+    barrier_init(shared_address(&s.q_empty), kComputeWarps * kWarpArrivals);
     for (int i = 0; i < 2; ++i) {
       barrier_init(shared_address(&s.k_full[i]), 1);
-      barrier_init(shared_address(&s.k_empty[i]), kComputeWarps);
+      barrier_init(shared_address(&s.k_empty[i]), kComputeWarps * kWarpArrivals);
       barrier_init(shared_address(&s.v_full[i]), 1);
-      barrier_init(shared_address(&s.v_empty[i]), kComputeWarps);
+      barrier_init(shared_address(&s.v_empty[i]), kComputeWarps * kWarpArrivals);
       barrier_init(shared_address(&s.work_full[i]), 1);
-      barrier_init(shared_address(&s.work_empty[i]), kComputeWarps);
+      barrier_init(shared_address(&s.work_empty[i]), kComputeWarps * kWarpArrivals);
     }
     barrier_init_fence();
     prefetch_tensor_map(&q_map);

@@ -41,8 +41,8 @@ template <int kGroup> __global__ void __launch_bounds__(kThreads, 1) layers_kern
   if (threadIdx.x < kSteps) reinterpret_cast<StepOfBlock*>(origin + job.at.steps)[threadIdx.x] = StepOfBlock(job, static_cast<int>(threadIdx.x));
   if (threadIdx.x == 0) {
     for (int i = 0; i < job.slots; ++i) {
-      sm90::barrier_init(full_barrier(job, i), kCopyWarps + 1);  // the codes, the scales
-      sm90::barrier_init(consumed_barrier(job, i), kConsumerWarps);
+      sm90::barrier_init(full_barrier(job, i), kCopyWarps + sm90::kWarpArrivals);  // the codes, the scales
+      sm90::barrier_init(consumed_barrier(job, i), kConsumerWarps * sm90::kWarpArrivals);
     }
     sm90::barrier_init_fence();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -102,7 +102,7 @@ __device__ inline void make_scales(const Job& job, const Layer* layers, char* or
     sm90::barrier_wait(consumed_barrier(job, of_held.slot), of_held.phase ^ 1);
     held.store(map, scales + of_held.slot * (kScaleBytes / 4));
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(full_barrier(job, of_held.slot));
+    if (sm90::arrives_for_warp(lane)) sm90::barrier_arrive(full_barrier(job, of_held.slot));
   };
   for_all_chunks(job, layers, [](int) {}, [&](const Chunk& chunk) {
     if (number == which) {

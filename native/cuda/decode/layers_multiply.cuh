@@ -181,7 +181,7 @@ struct Consumer {
   }
   __device__ void release_chunk() {
     __syncwarp();
-    if (lane == 0) sm90::barrier_arrive(consumed_barrier(job, turn.slot));
+    if (sm90::arrives_for_warp(lane)) sm90::barrier_arrive(consumed_barrier(job, turn.slot));
     turn.next(job.slots);
   }
 
@@ -210,12 +210,16 @@ struct Consumer {
       if (c == 0) {
         read_row(step, its, wanted);
         if (ranks > 0) send_ranks(step, ranks);
-        if (chunks == 0) return;
+        if (chunks == 0) {
+          consumer_sync();  // the next step's norm writes where a warp may still read the last sum of send_ranks
+          return;
+        }
       }
       if (c == 0 || its.chunks_of_tile > 1) {
 #pragma unroll
         for (int j = 0; j < kBlocksOfWarp; ++j) {
           const int block = chunk_of_tile * kChunkBlocks + warp + j * kConsumerWarps;
+          if (block >= its.blocks) break;  // beyond the row are the sums, which other warps write
           factors[j][0] = row[block * 8];
           factors[j][1] = row[block * 8 + 1];
         }

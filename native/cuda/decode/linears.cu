@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
     if (lane == 0) {
       for (int i = 0; i < tiles; ++i) {
         sm90::barrier_init(at.full(i), 1);
-        sm90::barrier_init(at.consumed(i), kWarps);
+        sm90::barrier_init(at.consumed(i), kWarps * sm90::kWarpArrivals);
       }
       sm90::barrier_init(at.absmax_full(), 1);
       sm90::barrier_init_fence();
@@ -281,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, 2) linears_kernel(const __grid_const
     for (int block = warp + kHeld * kWarps; block < blocks; block += kWarps) multiply(block, factors_of(block));
     if (i + job.slots < tiles) {  // the tile's place is another's, once all warps have read it
       __syncwarp();
-      if (lane == 0) sm90::barrier_arrive(at.consumed(i));
+      if (sm90::arrives_for_warp(lane)) sm90::barrier_arrive(at.consumed(i));
       if (warp == i % kWarps) {
         sm90::barrier_wait(at.consumed(i), 0);
         fetch(i + job.slots, slot);
