@@ -1,5 +1,6 @@
 #include "../ops/linear_cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -23,12 +24,12 @@ struct Call : LinearCrossEntropy {
   size_t row_bytes() const { return size_t(d) * (bf16 ? 2 : 4); }
 };
 
+int64_t most_rows(int64_t vocab) { return std::max(kLeastRows, kChunkBytes / 4 / std::max<int64_t>(vocab, 1)); }
+
 Call read_call(const OpCall& call) {
   Call c{check_linear_cross_entropy(call), 0, false};
   c.bf16 = c.x.dtype == DType::BF16;
-  int64_t rows = kChunkBytes / 4 / (c.vocab > 0 ? c.vocab : 1);
-  if (rows < kLeastRows) rows = kLeastRows;
-  const int64_t chunks = (c.n + rows - 1) / rows;
+  const int64_t rows = most_rows(c.vocab), chunks = (c.n + rows - 1) / rows;
   c.chunk = chunks > 0 ? (c.n + chunks - 1) / chunks : 0;
   return c;
 }
@@ -167,7 +168,12 @@ Layout layout(const Call& c, int threads) {
 
 }  // namespace
 
-size_t linear_cross_entropy_workspace(const OpCall& call) { return layout(read_call(call), call.pool->size()).bytes; }
+// Enough for any smaller call, too: chunks are equal, so those of fewer rows may be larger.
+size_t linear_cross_entropy_workspace(const OpCall& call) {
+  Call c = read_call(call);
+  c.chunk = std::min(most_rows(c.vocab), c.n);
+  return layout(c, call.pool->size()).bytes;
+}
 
 void linear_cross_entropy(const OpCall& call) {
   const Call c = read_call(call);

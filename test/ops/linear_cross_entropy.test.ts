@@ -139,3 +139,15 @@ test('operands that do not fit and targets out of range are refused by name', (t
   });
   t.throws(() => call(good, { dx: of([4, 2]) }), { code: 'ERR_SHAPE', message: /dx has shape \[4,2\], expected \[2,4\]/ });
 });
+
+// 2,048 words are 4,096 rows a chunk: 5,120 rows make two of 2,560, 4,096 one that is larger.
+test('scratch memory for many rows is enough for fewer', (t) => {
+  const bytes = (rows: number): number => {
+    const tensor = (dtype: 'f32' | 'i32', ...shape: number[]) => ({ dtype, shape });
+    const [x, weight] = [tensor('f32', rows, 64), tensor('f32', 2048, 64)];
+    const inputs = [x, weight, tensor('i32', rows), tensor('f32', 1), tensor('i32', rows)];
+    return addon().workspace('linear_cross_entropy', inputs, [tensor('f32', 1), x, weight], {}, 'cpu');
+  };
+  const most = bytes(5120);
+  for (const rows of [1, 31, 1000, 4095, 4096, 4097]) t.true(bytes(rows) <= most, `${rows} rows: ${bytes(rows)} of ${most}`);
+});
