@@ -144,8 +144,14 @@ export function draftContent(value: unknown, field: string, skipMedia = false): 
   return items;
 }
 
-/** The media in a row's own columns, and the column's name; none where it is absent or empty. */
-function columnOf(row: Fields, kind: Kind): { readonly name: string; readonly media: readonly MediaItem[] } | undefined {
+/** A column of a row, and what is in it. */
+interface MediaColumn {
+  readonly name: string;
+  readonly media: readonly MediaItem[];
+}
+
+/** The media in a row's own columns; undefined where they are absent or empty. */
+function columnOf(row: Fields, kind: Kind): MediaColumn | undefined {
   const name = COLUMNS[kind].find((column) => holdsSomething(row[column]));
   if (name === undefined) return undefined;
   const value = row[name];
@@ -205,8 +211,9 @@ function atTags(drafts: readonly Draft[], tag: string, media: readonly MediaItem
   });
 }
 
-function beforeFirstUser(drafts: readonly Draft[], media: readonly MediaItem[]): Draft[] {
+function beforeFirstUser(drafts: readonly Draft[], { name, media }: MediaColumn, kind: Kind): Draft[] {
   const first = drafts.findIndex(({ role }) => role === 'user');
+  if (first < 0) throw new RowError(`${name}: there is no turn of the user that its ${NAMES[kind]}s could stand in`);
   return drafts.map(({ role, content }, i) => {
     if (i !== first) return { role, content };
     return { role, content: [...media, ...(typeof content === 'string' ? [{ type: 'text' as const, text: content }] : content)] };
@@ -226,7 +233,7 @@ function fillKind(drafts: readonly Draft[], row: Fields, kind: Kind): readonly D
   const tag = TAGS[kind];
   const tags = drafts.reduce((sum, draft) => sum + tagsIn(draft, tag), 0);
   const found = places.length > 0 ? places.length : tags;
-  if (found === 0) return beforeFirstUser(drafts, media);
+  if (found === 0) return beforeFirstUser(drafts, column, kind);
   if (found !== media.length) {
     const where = places.length > 0 ? `items {"type":"${kind}"} without a source` : `times ${tag} in their texts`;
     throw new RowError(

@@ -106,7 +106,6 @@ export class DecoderSession {
 
     const all = [prefill, first, decode];
     this.#io = new IoBuffers(all.map(({ graph }) => graph));
-    this.#io.allocate(device);
     const offsets = new Map<string, number>();
     let cacheBytes = 0;
     for (const value of prefill.graph.values) {
@@ -114,9 +113,18 @@ export class DecoderSession {
       offsets.set(value.name, cacheBytes);
       cacheBytes += align(valueBytes(value, {}));
     }
-    const cache = addon().allocate(cacheBytes, device);
-    const arena = addon().allocate(Math.max(...all.map(({ plan }) => plan.arenaBytes)), device);
-    this.#storages = [cache, arena];
+    const storages: Storage[] = [];
+    try {
+      this.#io.allocate(device);
+      storages.push(addon().allocate(cacheBytes, device));
+      storages.push(addon().allocate(Math.max(...all.map(({ plan }) => plan.arenaBytes)), device));
+    } catch (error) {
+      for (const storage of storages) addon().release(storage);
+      this.#io.release();
+      throw error;
+    }
+    const [cache, arena] = storages as [Storage, Storage];
+    this.#storages = storages;
     const compile = ({ graph, plan }: Built): Program => {
       const places = new Map<Value, Place>();
       for (const value of graph.values) {

@@ -10,15 +10,15 @@ import { Tokenizer } from '../data/tokenizer.js';
 import { type DeviceOption, openDevice } from '../device.js';
 import { type ComputeDType, generationActivations } from '../dtype.js';
 import { VltuneError } from '../errors.js';
-import { adaptersOf } from '../models/adapters.js';
+import { adaptersOf, writeAdapters } from '../models/adapters.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
 import { ModelFolder } from '../models/model_folder.js';
-import { loraName, Trainables } from '../models/trainables.js';
+import { Trainables } from '../models/trainables.js';
 import { addon, type Device, type Storage } from '../native.js';
 import type { ActivationDType } from '../ops/builder.js';
 import { MersenneTwister } from '../random.js';
 import { resolveModel } from '../weights/hub.js';
-import { type Adapter, readAdapter } from '../weights/lora.js';
+import { readAdapter } from '../weights/lora.js';
 import { DecoderSession, type PromptMedia } from './decoder_session.js';
 import { type GenerationDefaults, readGenerationConfig } from './generation_config.js';
 import { type Sampling, sample } from './sampler.js';
@@ -347,13 +347,5 @@ async function* chooseOnDevice(
     const tokens = await session.decode(draws, done === 0, signal);
     yield* tokens;
     done += tokens.length;
-  }
-}
-
-function writeAdapters(params: Storage, trainables: Trainables, adapter: Adapter): void {
-  for (const [name, { a, b }] of adapter.tensors) {
-    for (const [which, data] of [['A', a] as const, ['B', b] as const]) {
-      addon().write(params, trainables.layout.get(loraName(name, which))!.offset * 4, data);
-    }
   }
 }

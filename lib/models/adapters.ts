@@ -1,10 +1,12 @@
 /** LoRA adapters of a model: from a PEFT folder, or new ones by the options of a run. */
 import { VltuneError } from '../errors.js';
+import type { Place } from '../graph/program.js';
+import { addon, type Device, type Storage } from '../native.js';
 import { MersenneTwister } from '../random.js';
 import { type Adapter, checkAdapterFits } from '../weights/lora.js';
 import { inScope, type LayerScope, matchTargetModules } from '../weights/target_modules.js';
 import type { LinearSpec, ModelSpec } from './family.js';
-import { Trainables } from './trainables.js';
+import { loraName, Trainables } from './trainables.js';
 
 export interface LoraOptions {
   readonly r: number;
@@ -54,6 +56,50 @@ export function adaptersOf(spec: ModelSpec, adapter: Adapter, dropout: number, o
     dropout,
     options,
   );
+}
+
+/** Writes an adapter's numbers to where its layers lie, `params` in the layout of `trainables`. */
+export function writeAdapters(params: Storage, { layout }: Trainables, adapter: Adapter): void {
+  for (const [name, { a, b }] of adapter.tensors) {
+    for (const [which, data] of [['A', a] as const, ['B', b] as const]) {
+      addon().write(params, layout.get(loraName(name, which))!.offset * 4, data);
+    }
+  }
+}
+
+/** An adapter's numbers on a device, where they are read and not trained. */
+export class FrozenAdapters {
+  readonly trainables: Trainables;
+  readonly #adapter: Adapter;
+  readonly #device: Device;
+  #params: Storage | undefined;
+
+  /** Allocates nothing. ERR_BAD_ADAPTER if it does not fit the model. */
+  constructor(spec: ModelSpec, adapter: Adapter, device: Device) {
+    this.trainables = adaptersOf(spec, adapter, 0, { vision: true });
+    this.#adapter = adapter;
+    this.#device = device;
+  }
+
+  get bytes(): number {
+    return this.trainables.layout.elements * 4;
+  }
+
+  allocate(): void {
+    this.#params = addon().allocate(this.bytes, this.#device);
+    writeAdapters(this.#params, this.trainables, this.#adapter);
+  }
+
+  /** Where a parameter lies, once allocated. */
+  place(name: string): Place {
+    if (!this.#params) throw new VltuneError('ERR_INTERNAL', 'the adapters are not allocated');
+    return { storage: this.#params, offset: this.trainables.layout.get(name)!.offset * 4 };
+  }
+
+  release(): void {
+    if (this.#params) addon().release(this.#params);
+    this.#params = undefined;
+  }
 }
 
 /**

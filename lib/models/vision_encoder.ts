@@ -24,11 +24,19 @@ import {
 } from './vision_io.js';
 import type { WeightStore } from './weight_store.js';
 
+export interface EncoderAdapters {
+  readonly trainables: Trainables;
+  place(name: string): Place;
+  readonly bytes?: number;
+  allocate?(): void;
+  release?(): void;
+}
+
 export interface VisionEncoderOptions extends VisionLimits {
   readonly device: Device;
   readonly dtype: ActivationDType;
-  /** Adapters in the tower, and where their numbers lie. */
-  readonly adapters?: { readonly trainables: Trainables; place(name: string): Place };
+  /** Adapters in the tower, and where their numbers lie; those that bring memory of their own get it with the encoder. */
+  readonly adapters?: EncoderAdapters;
 }
 
 /** Features of pictures, as bytes of the activations' dtype: [features, hidden] each, the embeddings first, then DeepStack's. */
@@ -65,18 +73,20 @@ export class VisionEncoder {
 
   /** Bytes beside the weights. */
   get bytes(): number {
-    return this.#plan.arenaBytes + this.#io.bytes;
+    return this.#plan.arenaBytes + this.#io.bytes + (this.#options.adapters?.bytes ?? 0);
   }
 
   /** Allocates and compiles; the weights are loaded before. ERR_OUT_OF_MEMORY: nothing is held then. */
   allocate(): void {
     const { device, adapters } = this.#options;
-    this.#io.allocate(device);
     let arena: Storage;
     try {
+      this.#io.allocate(device);
+      adapters?.allocate?.();
       arena = addon().allocate(this.#plan.arenaBytes, device);
     } catch (error) {
       this.#io.release();
+      adapters?.release?.();
       throw error;
     }
     const places = new Map<Value, Place>();
@@ -106,5 +116,6 @@ export class VisionEncoder {
     if (this.#running) addon().release(this.#running.arena);
     this.#running = undefined;
     this.#io.release();
+    this.#options.adapters?.release?.();
   }
 }

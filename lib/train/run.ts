@@ -11,7 +11,7 @@ import { Tokenizer } from '../data/tokenizer.js';
 import { openDevice, plannedDevice } from '../device.js';
 import { ACTIVATIONS } from '../dtype.js';
 import { VltuneError } from '../errors.js';
-import { adaptersOf, newAdapters } from '../models/adapters.js';
+import { adaptersOf, FrozenAdapters, newAdapters } from '../models/adapters.js';
 import type { ModelSpec } from '../models/family.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
 import { ModelFolder } from '../models/model_folder.js';
@@ -156,6 +156,8 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
         `--embedding-on-host: the output head of ${folder} is the embedding table itself, which the GPU must hold`,
       );
     }
+    // An adapter of the tower's that text alone goes on from stays as it is; the pictures of an evaluation are seen with it.
+    const towerAdapters = adapter && media?.from === 'features' ? new FrozenAdapters(model.spec, adapter, device) : undefined;
     const optimizer = new OptimizerLayout(trainables.layout, args.optim);
     const { baseBytes, limit } = memoryBudget(device, args.memory, device === 'cuda' && addon().cudaInfo().available);
     const built = (embeddingOnHost: boolean) => {
@@ -170,7 +172,13 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
       });
       const encoder =
         vision && media?.from === 'features'
-          ? new VisionEncoder(vision, frozen, { dtype, device, maxPatches: limits.mediaPatches, maxFrames: limits.mediaFrames })
+          ? new VisionEncoder(vision, frozen, {
+              dtype,
+              device,
+              maxPatches: limits.mediaPatches,
+              maxFrames: limits.mediaFrames,
+              ...(towerAdapters && { adapters: towerAdapters }),
+            })
           : undefined;
       const step = new TrainingStep(model.spec, frozen, trainables, optimizer, {
         dtype,

@@ -12,13 +12,14 @@ export const BATCH = { batch: 16, length: 320 } as const;
 /** One to five things to a picture. Their questions train the tokenizer. */
 export const SEVERAL: PictureRowOptions = { side: 'train', seed: SEED + 1, count: 60_000, mostQuestions: 3 };
 
-export type PictureSetName = 'single-described' | 'several-described' | 'several-mixed';
+export type PictureSetName = 'single-described' | 'several-described' | 'several-mixed' | 'several-asked';
 
 /** Drawn pictures to learn from, by parts of which each is drawn by a process of its own. */
 export const PICTURES: Readonly<Record<PictureSetName, PictureRowOptions>> = {
   'single-described': { side: 'train', seed: 1000, count: 40_000, mostThings: 1, described: 1 },
   'several-described': { side: 'train', seed: 2000, count: 120_000, described: 1 },
   'several-mixed': { side: 'train', seed: 3000, count: 80_000, mostQuestions: 4, described: 0.3 },
+  'several-asked': { side: 'train', seed: 7000, count: 40_000, mostQuestions: 6 },
 };
 
 /** Pictures of a part. */
@@ -38,7 +39,7 @@ export interface Stage {
 
 /**
  * Words and descriptions first, since a description holds a dozen answers where a question holds one; then questions too, which now find
- * something to speak of.
+ * something to speak of; at last questions alone, for what takes longest: which of two things is left of the other.
  */
 export const STAGES: readonly Stage[] = [
   {
@@ -58,5 +59,14 @@ export const STAGES: readonly Stage[] = [
     scheduler: 'cosine',
     warmup: 100,
     seed: SEED + 1,
+  },
+  {
+    textRows: TEXT_ROWS / 2,
+    pictures: ['several-asked'],
+    updates: 4000,
+    learningRate: 8e-4,
+    scheduler: 'cosine',
+    warmup: 100,
+    seed: SEED + 2,
   },
 ];

@@ -426,6 +426,15 @@ refused(
   ],
 );
 refused(
+  "generate: a messages file with a column of pictures and no turn of the user's",
+  /m\.json: images: there is no turn of the user that its pictures could stand in/,
+  generateCommand,
+  async (place) => [
+    ...['--model', MODEL, '--messages'],
+    await place.file('m.json', '{"messages":[{"role":"system","content":"x"}],"images":["a.png"]}'),
+  ],
+);
+refused(
   'generate: a messages file with an unknown role',
   /m\.json: messages\[0\]\.role: expected "system", "user" or "assistant", got "bot"/,
   generateCommand,

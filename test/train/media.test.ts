@@ -69,6 +69,38 @@ test.serial('adapters are where the options put them, and the file says so', asy
     );
 });
 
+test.serial('where text alone goes on from an adapter of the tower, pictures are evaluated with it', async (t) => {
+  const adapter = out(t);
+  await train(seeing(adapter, { finetuneVisionLayers: true, learningRate: 0.05, saveStrategy: 'no' }));
+  const loss = async (more: Partial<TrainOptions>): Promise<number> => {
+    let found = Number.NaN;
+    const options = { evalDataset: [PICTURES], evalSteps: 1, maxSteps: 1, learningRate: 0, saveStrategy: 'no', ...more } as const;
+    await train(seeing(out(t), { ...options, ...(more.adapter && { loraR: undefined, loraDropout: undefined }) }), {
+      onEvent: (event) => {
+        if (event.event === 'eval') found = event.eval_loss;
+      },
+    });
+    return found;
+  };
+  const [text, pictures] = [await loss({ adapter, dataset: [ROWS] }), await loss({ adapter })];
+  t.true(Math.abs(text - pictures) < 1e-3 * pictures, `${text}, ${pictures}`);
+  const towerless = out(t);
+  const { tensors } = await readAdapter(adapter);
+  t.true([...tensors.keys()].some((name) => name.startsWith('model.visual.')));
+  await train(
+    seeing(towerless, {
+      adapter,
+      loraR: undefined,
+      loraDropout: undefined,
+      dataset: [ROWS],
+      maxSteps: 1,
+      learningRate: 0,
+      saveStrategy: 'no',
+    }),
+  );
+  t.deepEqual([...(await readAdapter(towerless)).tensors.keys()].sort(), [...tensors.keys()].sort(), 'none is lost');
+});
+
 test.serial('full fine-tuning trains the tower on pictures, unless it is to stay', async (t) => {
   const before = await readSafetensorsHeader(join(MODEL, 'model.safetensors'));
   const changed = async (folder: string): Promise<string[]> => {
