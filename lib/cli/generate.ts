@@ -1,6 +1,6 @@
 /** `vltune generate`: a prompt to text, as it comes. */
 import { dirname } from 'node:path';
-import { type ImageArgs, imageOptionErrors, imageOptions, mediaOptions } from '../data/media/media_options.js';
+import { type MediaArgs, mediaOptionErrors, mediaOptionSpecs, mediaOptions } from '../data/media/media_options.js';
 import { type DeviceOption, deviceOption } from '../device.js';
 import { COMPUTE_DTYPES, type ComputeDType } from '../dtype.js';
 import { type GenerateOptions, Generator } from '../generate/generate.js';
@@ -59,7 +59,7 @@ const TABLE: OptionTable = {
     group: PROMPT,
     help: 'Videos, or folders of frames, that stand before the text of --prompt, after images',
   },
-  ...imageOptions(PROMPT, "the working directory, or the messages file's folder"),
+  ...mediaOptionSpecs(PROMPT, "the working directory, or the messages file's folder"),
   maxNewTokens: {
     kind: 'integer',
     value: 'N',
@@ -118,7 +118,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       `expected one of --prompt, --messages and --raw, got ${prompts.length === 0 ? 'none' : prompts.map(given.nameOf).join(' and ')}`,
     );
   if (keys.has('system') && !keys.has('prompt')) errors.push(`${given.nameOf('system')}: goes with --prompt only`);
-  errors.push(...imageOptionErrors(values, given.nameOf));
+  errors.push(...mediaOptionErrors(values, given.nameOf));
   for (const key of ['image', 'video'].filter((option) => keys.has(option) && !keys.has('prompt')))
     errors.push(`${given.nameOf(key)}: goes with --prompt only; the content of --messages names its own`);
   failOnErrors(errors);
@@ -133,7 +133,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       dtype: values.dtype as ComputeDType | undefined,
       loadIn4bit: values.loadIn4bit as boolean,
       device: values.device as DeviceOption,
-      media: mediaOptions(values as unknown as ImageArgs),
+      media: mediaOptions(values as unknown as MediaArgs),
       signal,
       onProgress: (done, total) => progress.report('Loading weights', done, total, formatBytes),
     });

@@ -3,7 +3,7 @@
  * A default is the seed recipe's value where that recipe has one (batch 2, accumulation 4, warm-up 5, one epoch, learning rate
  * 2e-5, adamw_8bit, weight decay 0.01, seed 3407, length 2048, 4 bits), else that of transformers, TRL or PEFT.
  */
-import { type ImageArgs, imageOptionErrors, imageOptions } from '../data/media/media_options.js';
+import { type MediaArgs, mediaOptionErrors, mediaOptionSpecs } from '../data/media/media_options.js';
 import { type DeviceOption, deviceOption } from '../device.js';
 import { COMPUTE_DTYPES, type ComputeDType, dtypeFault, trainingDType } from '../dtype.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
@@ -15,7 +15,7 @@ export type { OptimizerName };
 export type SaveStrategy = 'steps' | 'epoch' | 'no';
 
 /** Every option of a training run with its value settled. */
-export interface TrainArgs extends ImageArgs {
+export interface TrainArgs extends MediaArgs {
   /** A model folder, or a hub id such as `Qwen/Qwen3-VL-2B-Instruct`. */
   readonly model: string;
   readonly revision: string;
@@ -195,7 +195,7 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     group: DATA,
     help: 'Leave out rows with images, videos or sound',
   },
-  ...imageOptions(DATA, "the data file's folder"),
+  ...mediaOptionSpecs(DATA, "the data file's folder"),
 
   fullFinetuning: {
     kind: 'flag',
@@ -529,7 +529,7 @@ function applyRules(
   if (values.textFormat === 'plain') {
     exclude('textFormat', 'assistantOnlyLoss', 'in plain text every token is a target');
   }
-  errors.push(...imageOptionErrors(values, name));
+  errors.push(...mediaOptionErrors(values, name));
   for (const [first, second, what] of SCOPE_PAIRS) {
     if (values[first] === false && values[second] === false)
       errors.push(`${name(first)} and ${name(second)} are both off: nothing of the ${what} would get an adapter`);

@@ -5,7 +5,7 @@ import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { MediaReader } from '../../lib/data/media/media_reader.js';
+import { type MediaOptions, MediaReader } from '../../lib/data/media/media_reader.js';
 import { type PrepareOptions, prepareDataset } from '../../lib/data/prepare.js';
 import { ChatTemplate } from '../../lib/data/template.js';
 import type { TokenDataset } from '../../lib/data/token_dataset.js';
@@ -251,3 +251,15 @@ for (const [title, given, message, options] of REFUSED) {
     t.regex(error!.message, /rows\.jsonl, line 2: /);
   });
 }
+
+test('bounds on the pixels of a video replace those of the model', async (t) => {
+  const frames = ['wide.png', 'wide.png', 'wide.png', 'wide.png'].map((name) => join(MEDIA, name));
+  const patches = async (video: MediaOptions['video']): Promise<number> => {
+    const given = await MediaReader.load(TINY, tokenizer, { video });
+    const { grid } = await given.see({ type: 'video', video: frames, field: 'video' }, MEDIA, 'here');
+    return grid[0] * grid[1] * grid[2];
+  };
+  const [few, whole] = [await patches({ minPixels: 1, maxPixels: 4 * 64 * 64 }), await patches(undefined)];
+  t.true(few < whole, `${few}, ${whole}`);
+  await t.throwsAsync(patches({ minFrames: 9, maxFrames: 8 }), { code: 'ERR_USAGE', message: /9.*8/ });
+});

@@ -210,5 +210,8 @@ test('sizes of images and of what is kept of them are checked', (t) => {
   t.is(resolveTrainArgs({ ...LEAST, visionCache: 0 }).visionCache, 0);
   t.regex(message({ visionCache: -1 }), /visionCache: expected a size such as .*, or 0, got -1/);
   t.regex(message({ imageMinPixels: 10, imageMaxPixels: 9 }), /imageMinPixels: expected at most imageMaxPixels \(9\), got 10/);
+  t.regex(message({ videoMinFrames: 5, videoMaxFrames: 4 }), /videoMinFrames: expected at most videoMaxFrames \(4\), got 5/);
+  t.regex(message({ videoMinPixels: 10, videoMaxPixels: 9 }), /videoMinPixels: expected at most videoMaxPixels \(9\), got 10/);
+  t.regex(message({ videoFps: 0 }), /videoFps: expected .*0\.001/);
   t.regex(message({ imageProcessor: 'cv2' }), /imageProcessor: expected torchvision or pil, got "cv2"/);
 });

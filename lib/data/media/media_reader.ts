@@ -14,7 +14,7 @@ import type { Tokenizer } from '../tokenizer.js';
 import { ImageProcessor, type ImageProcessorOptions } from './image_processor.js';
 import { type Located, locate, type MediaContext, type MediaSource, mediaError } from './locate.js';
 import { openImage } from './source.js';
-import { timestampText, VideoProcessor } from './video_processor.js';
+import { timestampText, VideoProcessor, type VideoProcessorOptions } from './video_processor.js';
 import { openVideo, picturesIn, type VideoSource } from './video_source.js';
 
 /** Frames of a list that are looked for at once. */
@@ -25,6 +25,7 @@ export interface MediaOptions extends ImageProcessorOptions {
   readonly imageRoot?: string | undefined;
   /** Default false. */
   readonly allowRemote?: boolean | undefined;
+  readonly video?: VideoProcessorOptions | undefined;
 }
 
 /** Where the bytes of a picture are: a file that stays where it is, or bytes that came with the row. */
@@ -130,7 +131,7 @@ export class MediaReader {
 
   /** Opened with the first video: a model may bring no config for them. */
   async #videoProcessor(): Promise<VideoProcessor> {
-    this.#videos ??= VideoProcessor.load(this.#folder);
+    this.#videos ??= VideoProcessor.load(this.#folder, this.#options.video);
     const videos = await this.#videos;
     if (videos.mergeSize !== this.mergeSize || videos.patchLength !== this.patchLength) {
       throw new VltuneError(
