@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { quantile } from '../../lib/bench/harness.js';
+import { SHAPE_NAMES } from '../../lib/bench/random_model.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
 import { writeRandomCheckpoint } from '../random_checkpoint.js';
@@ -36,6 +37,11 @@ const { values: options } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
+
+if (!SHAPE_NAMES.includes(options.shape)) {
+  process.stderr.write(`bench:peers:gpu: --shape: expected one of ${SHAPE_NAMES.join(', ')}, got ${options.shape}\n`);
+  process.exit(2);
+}
 
 /** Sources are not compiled: the Python files lie where they were written. */
 const PEERS = join(PACKAGE_ROOT, 'bench', 'peers');
