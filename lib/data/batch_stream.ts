@@ -121,10 +121,9 @@ export function patchBytes({ grid, patchLength }: Pick<BatchMedia, 'grid' | 'pat
 }
 
 /**
- * The most that a stream's patches take: those of the batch in use, of up to `batch` patches, once more as one array, and of what is
- * ready, out of `all`.
+ * The most that a stream's patches take: those of the batch in use, of up to `batch` patches, and of what is ready, out of `all`.
  */
 export function streamBytes(batch: number, all: number, patchLength: number): number {
   const bytes = (patches: number): number => patches * patchLength * Float32Array.BYTES_PER_ELEMENT;
-  return 2 * bytes(batch) + Math.min(bytes(all), BYTES + bytes(batch));
+  return bytes(batch) + Math.min(bytes(all), BYTES + bytes(batch));
 }

@@ -57,10 +57,12 @@ export class IoBuffers {
     return { storage: this.#allocated(), offset: this.#slot(value.name).offset };
   }
 
-  /** Sets an array, from its first element. Inputs are there for the next run once `flush` has been called. */
-  write(name: string, data: Int32Array | Float32Array | Uint8Array): void {
-    const { offset, bytes } = this.#slot(name);
-    if (data.byteLength > bytes) throw new VltuneError('ERR_SHAPE', `${name}: ${data.byteLength} bytes do not fit in ${bytes}`);
+  /** Sets an array, from byte `from` on. Inputs are there for the next run once `flush` has been called. */
+  write(name: string, data: Int32Array | Float32Array | Uint8Array, from = 0): void {
+    const { offset: start, bytes } = this.#slot(name);
+    const offset = start + from;
+    if (from + data.byteLength > bytes)
+      throw new VltuneError('ERR_SHAPE', `${name}: ${from + data.byteLength} bytes do not fit in ${bytes}`);
     if (!this.#mirror || offset >= this.#gatheredBytes) {
       addon().write(this.#allocated(), offset, data);
       return;

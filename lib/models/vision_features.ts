@@ -34,7 +34,7 @@ export async function encodeEach(
   const made: EncodedFeatures[] = [];
   for (const item of media) {
     const known = store?.get(item);
-    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: await item.patches(signal) }, signal));
+    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: [await item.patches(signal)] }, signal));
     if (!known) store?.put(item, features);
     made.push(features);
   }

@@ -17,8 +17,8 @@ export interface VisionLimits {
 /** Pictures and videos as patches, one after the other. */
 export interface VisionBatch {
   readonly grids: readonly Grid[];
-  /** f32 [patches, patchWidth] */
-  readonly patches: Float32Array;
+  /** f32 [patches, patchWidth], in parts that follow each other: one for each of the grids, say. */
+  readonly patches: readonly Float32Array[];
 }
 
 /** The named dimensions of a tower's program at their largest. */
@@ -48,13 +48,18 @@ export function visionInputs(graph: Graph, shape: VisionShape, dtype: Activation
 /** Writes a batch to the buffers; returns the lengths of the dimensions in this run. ERR_SHAPE: grids and patches do not fit. */
 export function writeVisionInputs(io: IoBuffers, shape: VisionShape, { grids, patches }: VisionBatch): Record<string, number> {
   const inputs = visionGridInputs(grids, shape);
-  if (patches.length !== inputs.patches * shape.patchWidth) {
+  const numbers = patches.reduce((sum, { length }) => sum + length, 0);
+  if (numbers !== inputs.patches * shape.patchWidth) {
     throw new VltuneError(
       'ERR_SHAPE',
-      `the grids call for ${inputs.patches} patches of ${shape.patchWidth} numbers, got ${patches.length} numbers`,
+      `the grids call for ${inputs.patches} patches of ${shape.patchWidth} numbers, got ${numbers} numbers`,
     );
   }
-  io.write('pixels', patches);
+  let from = 0;
+  for (const part of patches) {
+    io.write('pixels', part, from);
+    from += part.byteLength;
+  }
   io.write('patch_positions', inputs.positions);
   io.write('patch_bounds', inputs.bounds);
   io.write('learned_ids', inputs.ids);

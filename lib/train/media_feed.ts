@@ -42,7 +42,6 @@ export class MediaFeed {
       const { encoder, cache } = this.#sight;
       return { rows, grids, features: await encodeEach(media, encoder, cache, signal) };
     }
-    const patches = await Promise.all(media.map((item) => item.patches(signal)));
-    return { rows, grids, patches: concatenate(patches, Float32Array) };
+    return { rows, grids, patches: await Promise.all(media.map((item) => item.patches(signal))) };
   }
 }

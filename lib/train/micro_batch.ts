@@ -27,8 +27,8 @@ export interface MediaBatch {
   /** Ascending: the token that each feature stands for, one for each merge × merge patches. */
   readonly rows: Int32Array;
   readonly grids: readonly Grid[];
-  /** f32 [patches, patchWidth], where the step reads patches. */
-  readonly patches?: Float32Array | undefined;
+  /** f32 [patches, patchWidth] in parts, where the step reads patches. */
+  readonly patches?: readonly Float32Array[] | undefined;
   /** Where the step reads features. */
   readonly features?: EncodedFeatures | undefined;
 }
@@ -41,7 +41,7 @@ export interface MediaForm {
   readonly dtype: ActivationDType;
 }
 
-const NO_MEDIA: MediaBatch = { rows: new Int32Array(0), grids: [], patches: new Float32Array(0) };
+const NO_MEDIA: MediaBatch = { rows: new Int32Array(0), grids: [], patches: [] };
 
 /**
  * Writes a batch; `form` is undefined where the step is built for text. Returns the lengths of the named dimensions. ERR_SHAPE for one

@@ -72,7 +72,7 @@ export function runsOf({ media }: Row): MediaRun[] {
 function packed(
   rows: readonly Row[],
   patchWidth: number,
-): MicroBatch & { media: { patches: Float32Array; grids: Grid[]; rows: Int32Array } } {
+): MicroBatch & { media: { patches: [Float32Array]; grids: Grid[]; rows: Int32Array } } {
   const total = rows.reduce((sum, row) => sum + row.ids.length, 0);
   const positions = new Int32Array(3 * total);
   const targets = new Int32Array(total).fill(-100);
@@ -92,7 +92,7 @@ function packed(
     targets,
     positions,
     bounds: Int32Array.from(bounds),
-    media: { patches: Float32Array.from(patches), grids: media.map(({ grid }) => grid), rows: Int32Array.from(mediaRows) },
+    media: { patches: [Float32Array.from(patches)], grids: media.map(({ grid }) => grid), rows: Int32Array.from(mediaRows) },
   };
 }
 
@@ -491,7 +491,7 @@ export async function checkMisfits(t: ExecutionContext): Promise<void> {
       const { media } = batch;
       const refused = (part: Partial<typeof media>, message: RegExp) =>
         t.throwsAsync(step.evaluate({ ...batch, media: { ...media, ...part } }, 1), { code: 'ERR_SHAPE', message });
-      await refused({ patches: media.patches.subarray(1) }, /call for 24 patches of 1536 numbers, got 36863 numbers/);
+      await refused({ patches: [media.patches[0].subarray(1)] }, /call for 24 patches of 1536 numbers, got 36863 numbers/);
       await refused({ rows: media.rows.subarray(1) }, /5 tokens stand for pictures that have 6 features/);
     }),
   );
