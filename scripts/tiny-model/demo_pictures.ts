@@ -1,7 +1,7 @@
 /** The pictures that `vltune demo` asks about before and after training: a hundred of the test's, as rows that training reads too. */
 import sharp from 'sharp';
 import type { DemoPictureRow } from '../../lib/cli/demo_questions.js';
-import { plural } from './picture_questions.js';
+import { PLAIN_FORMS, plural } from './picture_questions.js';
 import { answerWords } from './picture_score.js';
 import { askedPictures } from './pictures.js';
 import type { Canvas } from './raster.js';
@@ -11,7 +11,7 @@ import { SEED } from './settings.js';
 const COUNT = 100;
 
 export async function* demoPictureRows(): AsyncGenerator<DemoPictureRow> {
-  for (const { scene, questions } of askedPictures({ side: 'test', seed: SEED, count: COUNT })) {
+  for (const { scene, questions } of askedPictures({ side: 'test', seed: SEED, count: COUNT, forms: PLAIN_FORMS })) {
     const [{ question, answer, category, ...judged }] = questions as [(typeof questions)[number]];
     const image = `data:image/webp;base64,${(await webp(drawScene(scene))).toString('base64')}`;
     yield {

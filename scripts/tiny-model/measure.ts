@@ -52,13 +52,14 @@ function sample(questions: readonly Question[]): Question[] {
 }
 
 /** The model folder's README.md. */
-export function modelCard(texts: readonly Measure[], { heldOut, known }: Sight): string {
+export function modelCard(texts: readonly Measure[], { heldOut, known, relations }: Sight): string {
   const figure = ({ asked, right }: { asked: number; right: number }) => (asked === 0 ? '-' : `${right} of ${asked}`);
   const { text, vision } = SIZES;
   return `---
 license: apache-2.0
 library_name: vltune
 pipeline_tag: image-text-to-text
+pictures: true
 ---
 # vltune-tiny
 
@@ -74,6 +75,9 @@ themselves, whatever their sizes, shades and places.
 | pictures | held out | trained on |
 |---|---|---|
 ${[...PICTURE_CATEGORIES, 'all' as const].map((category) => `| ${category} | ${figure(heldOut[category])} | ${figure(known[category])} |`).join('\n')}
+
+Where one of two things is, seen from the other ("Is the star left of the circle?"), was asked in training too; of held-out pictures
+${figure(relations)} such answers are right, where half would be by chance.
 
 Greedy answers without a picture that were right in every character. Held out of training: for sums, counting, comparing and names the problems
 themselves, for the rest phrasings of known facts.

@@ -1,6 +1,6 @@
 /** What the made model sees: greedy answers about drawn pictures that it has and has not learned from, by category. */
 import { Generator } from '../../lib/index.js';
-import type { PictureQuestion } from './picture_questions.js';
+import { type PictureQuestion, PLAIN_FORMS, RELATION_FORMS } from './picture_questions.js';
 import { isRight, type Score, score } from './picture_score.js';
 import { askedPictures, type PictureSetOptions, png } from './pictures.js';
 import { drawScene } from './scenes.js';
@@ -11,6 +11,8 @@ export interface Sight {
   heldOut: Score;
   /** the same for a sample of the training pictures */
   known: Score;
+  /** of held-out pictures with several things: where one is, seen from another */
+  relations: Score['all'];
   /** some that went wrong, for the reader of a log */
   wrong: { question: string; expected: string; got: string }[];
 }
@@ -21,9 +23,15 @@ const SAMPLE = 400;
 export async function measureSight(folder: string): Promise<Sight> {
   const model = await Generator.load(folder, { device: 'cpu' });
   try {
-    const heldOut = await look(model, { side: 'test', seed: SEED, count: SAMPLE });
-    const known = await look(model, { ...SEVERAL, count: SAMPLE });
-    return { heldOut: heldOut.score, known: known.score, wrong: [...heldOut.wrong, ...known.wrong] };
+    const heldOut = await look(model, { side: 'test', seed: SEED, count: SAMPLE, forms: PLAIN_FORMS });
+    const known = await look(model, { ...SEVERAL, count: SAMPLE, forms: PLAIN_FORMS });
+    const relations = await look(model, { side: 'test', seed: SEED, count: SAMPLE / 2, forms: RELATION_FORMS });
+    return {
+      heldOut: heldOut.score,
+      known: known.score,
+      relations: relations.score.all,
+      wrong: [...heldOut.wrong, ...known.wrong, ...relations.wrong],
+    };
   } finally {
     model.release();
   }

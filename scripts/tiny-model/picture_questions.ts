@@ -27,6 +27,11 @@ export const FORM_NAMES = [
 ] as const;
 export type Form = (typeof FORM_NAMES)[number];
 
+/** Those that ask where one thing is, seen from another. They are asked in training, and measured by themselves. */
+export const RELATION_FORMS: readonly Form[] = ['left or right of', 'above or below', 'is it left or right of'];
+/** Those that ask of one thing, or of all. */
+export const PLAIN_FORMS: readonly Form[] = FORM_NAMES.filter((form) => !RELATION_FORMS.includes(form));
+
 /** What kind of word an answer turns on, for the scorer. */
 export type AnswerKind = 'colour' | 'shape' | 'number' | 'side' | 'truth';
 

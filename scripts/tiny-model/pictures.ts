@@ -5,7 +5,7 @@
 import sharp from 'sharp';
 import { asTyped } from './corpus.js';
 import { describe } from './picture_descriptions.js';
-import { type Askable, ask, askable, formSpec, type PictureQuestion } from './picture_questions.js';
+import { type Askable, ask, askable, FORM_NAMES, type Form, formSpec, type PictureQuestion } from './picture_questions.js';
 import { hash32, Random } from './random.js';
 import type { Canvas } from './raster.js';
 import { drawScene, MOST_THINGS, randomScene, type Scene, type Side, sideOf } from './scenes.js';
@@ -24,6 +24,8 @@ export interface PictureSetOptions {
   readonly mostQuestions?: number;
   /** Most things in a picture. Default: as many as there may be. */
   readonly mostThings?: number;
+  /** What is asked. Default: every form. A picture that allows none of them is left out. */
+  readonly forms?: readonly Form[];
 }
 
 /** Draws scenes of one side and asks about each. */
@@ -33,13 +35,14 @@ export function* askedPictures({
   count,
   mostQuestions = 1,
   mostThings = MOST_THINGS,
+  forms = FORM_NAMES,
 }: PictureSetOptions): Generator<AskedPicture> {
   const balance = new Balance();
   for (let i = 0; i < count; i++) {
     // A stream of numbers of its own for each picture, so that one does not depend on how many questions came before.
     const random = new Random(hash32(`${side} ${seed} ${i}`));
     const scene = sceneOf(side, mostThings, random);
-    const candidates = askable(scene);
+    const candidates = askable(scene).filter(({ form }) => forms.includes(form));
     const questions: PictureQuestion[] = [];
     for (let wanted = 1 + random.below(mostQuestions); wanted > 0; wanted--) {
       const asked = new Set(questions.map(({ form }) => form));
@@ -50,7 +53,7 @@ export function* askedPictures({
       if (next === undefined) break;
       questions.push(ask(next, random));
     }
-    yield { scene, questions };
+    if (questions.length > 0) yield { scene, questions };
   }
 }
 
