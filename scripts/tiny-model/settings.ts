@@ -1,4 +1,5 @@
 /** What the shipped model was made with. */
+import { COUNT_FORMS } from './picture_questions.js';
 import type { PictureRowOptions } from './pictures.js';
 
 export const SEED = 3407;
@@ -12,7 +13,7 @@ export const BATCH = { batch: 16, length: 320 } as const;
 /** One to five things to a picture. Their questions train the tokenizer. */
 export const SEVERAL: PictureRowOptions = { side: 'train', seed: SEED + 1, count: 60_000, mostQuestions: 3 };
 
-export type PictureSetName = 'single-described' | 'several-described' | 'several-mixed' | 'several-asked';
+export type PictureSetName = 'single-described' | 'several-described' | 'several-mixed' | 'several-asked' | 'several-counted';
 
 /** Drawn pictures to learn from, by parts of which each is drawn by a process of its own. */
 export const PICTURES: Readonly<Record<PictureSetName, PictureRowOptions>> = {
@@ -20,6 +21,7 @@ export const PICTURES: Readonly<Record<PictureSetName, PictureRowOptions>> = {
   'several-described': { side: 'train', seed: 2000, count: 120_000, described: 1 },
   'several-mixed': { side: 'train', seed: 3000, count: 80_000, mostQuestions: 4, described: 0.3 },
   'several-asked': { side: 'train', seed: 7000, count: 40_000, mostQuestions: 6 },
+  'several-counted': { side: 'train', seed: 9000, count: 20_000, mostQuestions: 4, forms: COUNT_FORMS },
 };
 
 /** Pictures of a part. */
@@ -39,7 +41,8 @@ export interface Stage {
 
 /**
  * Words and descriptions first, since a description holds a dozen answers where a question holds one; then questions too, which now find
- * something to speak of; at last questions alone, for what takes longest: which of two things is left of the other.
+ * something to speak of; at last questions alone, for what takes longest: which of two things
+ * is left of the other, and how many there are of a kind.
  */
 export const STAGES: readonly Stage[] = [
   {
@@ -68,5 +71,14 @@ export const STAGES: readonly Stage[] = [
     scheduler: 'cosine',
     warmup: 100,
     seed: SEED + 2,
+  },
+  {
+    textRows: TEXT_ROWS / 2,
+    pictures: ['several-asked', 'several-counted'],
+    updates: 1300,
+    learningRate: 5e-4,
+    scheduler: 'cosine',
+    warmup: 50,
+    seed: SEED + 3,
   },
 ];

@@ -14,17 +14,17 @@ const tokenizer = await Tokenizer.load(MODEL);
 
 /** What transformers 5.17's AutoTokenizer gives for the shipped folder. */
 const TRANSFORMERS: readonly (readonly [string, readonly number[]])[] = [
-  ['Who are you?', [577, 335, 301, 30]],
-  ["Où habites-tu ?  J'ai 12 ans.", [46, 542, 531, 65, 324, 82, 1554, 517, 220, 518, 713, 72, 220, 16, 17, 332, 82, 13]],
+  ['Who are you?', [949, 300, 307, 30]],
+  ["Où habites-tu ?  J'ai 12 ans.", [46, 609, 454, 65, 301, 296, 1596, 585, 220, 586, 6, 635, 220, 16, 17, 412, 82, 13]],
   [
     '私は小さな言語モデルです。',
-    [163, 100, 223, 1168, 161, 108, 237, 2017, 1797, 164, 101, 222, 1762, 252, 1465, 95, 1465, 229, 1465, 104, 1401, 1355],
+    [163, 100, 223, 1206, 161, 108, 237, 529, 243, 1832, 164, 101, 222, 1798, 252, 1502, 95, 1502, 229, 1502, 104, 1440, 1395],
   ],
   [
     "tabs\t\tand\n\nlines, e\u0301 DON'T 🙂",
-    [83, 648, 82, 197, 197, 498, 198, 198, 728, 284, 11, 677, 403, 46, 45, 6, 51, 220, 172, 253, 247, 224],
+    [83, 725, 82, 197, 197, 569, 198, 198, 950, 296, 11, 728, 489, 46, 45, 6, 51, 220, 172, 253, 247, 224],
   ],
-  ['<|im_start|>user\nHi<|im_end|>\n<think>x</think>', [2023, 266, 198, 516, 2024, 198, 2046, 87, 2047]],
+  ['<|im_start|>user\nHi<|im_end|>\n<think>x</think>', [2023, 277, 198, 584, 2024, 198, 2046, 87, 2047]],
 ];
 
 test('a pair that occurs most is merged first, of equal pairs the one with the smaller ids, and never across words', (t) => {
@@ -61,8 +61,7 @@ test('added tokens follow the learned ones, in the order of the published tokeni
   t.is(ids.get('</think>'), 257 + 25);
 });
 
-// The shipped model is of the script before it drew pictures; it is skipped until the script's new stages have been run.
-test.skip('the shipped tokenizer has 2,048 words and is what training gives for its texts', async (t) => {
+test('the shipped tokenizer has 2,048 words and is what training gives for its texts', async (t) => {
   t.is(tokenizer.vocabSize, 2048);
   const corpus = makeCorpus({ seed: SEED, rows: TEXT_ROWS, words: recipeWords(PACKAGE_ROOT) });
   t.deepEqual(
