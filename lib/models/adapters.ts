@@ -67,18 +67,24 @@ export function writeAdapters(params: Storage, { layout }: Trainables, adapter: 
   }
 }
 
-/** An adapter's numbers on a device, where they are read and not trained. */
-export class FrozenAdapters {
+/** What an adapter holds of the vision tower, on a device, where it is read and not trained. */
+export class TowerAdapters {
   readonly trainables: Trainables;
   readonly #adapter: Adapter;
   readonly #device: Device;
   #params: Storage | undefined;
 
-  /** Allocates nothing. ERR_BAD_ADAPTER if it does not fit the model. */
-  constructor(spec: ModelSpec, adapter: Adapter, device: Device) {
+  private constructor(spec: ModelSpec, adapter: Adapter, device: Device) {
     this.trainables = adaptersOf(spec, adapter, 0, { vision: true });
     this.#adapter = adapter;
     this.#device = device;
+  }
+
+  /** Allocates nothing. Undefined if nothing of the tower is adapted. ERR_BAD_ADAPTER if it does not fit the model. */
+  static of(spec: ModelSpec, adapter: Adapter, device: Device): TowerAdapters | undefined {
+    const tower = new Set(spec.linears.filter(({ part }) => part === 'vision').map(({ name }) => name));
+    const tensors = new Map([...adapter.tensors].filter(([name]) => tower.has(name)));
+    return tensors.size > 0 ? new TowerAdapters(spec, { ...adapter, tensors }, device) : undefined;
   }
 
   get bytes(): number {

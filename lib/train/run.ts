@@ -11,7 +11,7 @@ import { Tokenizer } from '../data/tokenizer.js';
 import { openDevice, plannedDevice } from '../device.js';
 import { ACTIVATIONS } from '../dtype.js';
 import { VltuneError } from '../errors.js';
-import { adaptersOf, FrozenAdapters, newAdapters } from '../models/adapters.js';
+import { adaptersOf, newAdapters, TowerAdapters } from '../models/adapters.js';
 import type { ModelSpec } from '../models/family.js';
 import { FrozenWeights } from '../models/frozen_weights.js';
 import { ModelFolder } from '../models/model_folder.js';
@@ -157,7 +157,7 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
       );
     }
     // An adapter of the tower's that text alone goes on from stays as it is; the pictures of an evaluation are seen with it.
-    const towerAdapters = adapter && media?.from === 'features' ? new FrozenAdapters(model.spec, adapter, device) : undefined;
+    const towerAdapters = adapter && media?.from === 'features' ? TowerAdapters.of(model.spec, adapter, device) : undefined;
     const optimizer = new OptimizerLayout(trainables.layout, args.optim);
     const { baseBytes, limit } = memoryBudget(device, args.memory, device === 'cuda' && addon().cudaInfo().available);
     const built = (embeddingOnHost: boolean) => {
