@@ -201,6 +201,7 @@ __global__ void __launch_bounds__(kDownThreads) down_sm90(const __grid_constant_
   cluster_arrive_relaxed();
   wait_for_previous();
   let_next_start();
+  float sums[kRanks / 2] = {};
   if (warp == 2 * kGroupThreads / 32) {
     if (lane == 0) {
       int stage = 0, phase = 1;
@@ -216,7 +217,6 @@ __global__ void __launch_bounds__(kDownThreads) down_sm90(const __grid_constant_
       }
     }
     __syncwarp();
-    cluster_wait();
   } else if (warp >= kGroupThreads / 32) {
     int stage = 0, phase = 0;
 #pragma unroll 1
@@ -228,12 +228,10 @@ __global__ void __launch_bounds__(kDownThreads) down_sm90(const __grid_constant_
       if (arrives_for_warp(lane)) barrier_arrive(rounded + 8 * stage);
       if (++stage == kStages) stage = 0, phase ^= 1;
     }
-    cluster_wait();
   } else {
     for (const Pad& p : job.pads)
       pad(p, static_cast<int>(blockIdx.x) * kGroupThreads + thread, static_cast<int>(gridDim.x) * kGroupThreads);
     const uint64_t a_at = descriptor_k_major(ring), b_at = descriptor_k_major(ring + Ring::kFactor);
-    float sums[kRanks / 2] = {};
     int stage = 0, phase = 0;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -250,8 +248,10 @@ __global__ void __launch_bounds__(kDownThreads) down_sm90(const __grid_constant_
       if (lane == 0) barrier_arrive(empty + 8 * stage);
       if (++stage == kStages) stage = 0, phase ^= 1;
     }
+  }
+  cluster_wait();
+  if (warp < kGroupThreads / 32) {
     // A warp's 16 rows are one block's share, or of it.
-    cluster_wait();
     const int owner = warp * 16 / rows, row = split * rows + warp * 16 % rows + lane / 4;
     const uint32_t to = cluster_address(ring + Ring::kSums + (row * Ring::kLine + 2 * (lane % 4)) * 4, owner);
 #pragma unroll
@@ -311,6 +311,7 @@ __global__ void __launch_bounds__(kSumThreads) sums_sm90(const __grid_constant__
     if (column >= p.columns || rank >= p.rank) return nullptr;
     return p.sums + (p.rank_first ? static_cast<int64_t>(rank) * p.columns + column : static_cast<int64_t>(column) * p.rank + rank);
   };
+  float sums[kRanks / 2] = {};
   if (warp == kSumThreads / 32 - 1) {
     if (lane == 0) {
       const CUtensorMap *m = &maps.m[index], *factor = &maps.factor[index];
@@ -326,12 +327,10 @@ __global__ void __launch_bounds__(kSumThreads) sums_sm90(const __grid_constant__
       }
     }
     __syncwarp();
-    cluster_wait();
   } else {
     for (int at = thread; at < share; at += kMultipliers)
       if (const float* to = place(at)) asm volatile("prefetch.global.L2 [%0];" ::"l"(to));
     const uint64_t a_at = descriptor_mn_major(ring + warp / 4 * kMBytes, kMBytes), b_at = descriptor_ranks<kRanks>(ring + Ring::kFactor);
-    float sums[kRanks / 2] = {};
     int stage = 0, phase = 0;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -348,7 +347,9 @@ __global__ void __launch_bounds__(kSumThreads) sums_sm90(const __grid_constant__
       if (lane == 0) barrier_arrive(empty + 8 * stage);
       if (++stage == kStages) stage = 0, phase ^= 1;
     }
-    cluster_wait();
+  }
+  cluster_wait();
+  if (warp < kMultipliers / 32) {
     const int owner = warp * 16 / own_columns;  // of the warp's 16 columns
     const uint32_t to = cluster_address(ring + Ring::kSums + split * share * 4, owner);
 #pragma unroll
