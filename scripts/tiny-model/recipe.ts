@@ -1,11 +1,14 @@
-/** The Alpaca file that the shipped model is fine-tuned with first: its texts train the tokenizer, its words are among those the model can say. */
+/**
+ * The Alpaca file that the shipped model is fine-tuned with first, as it was when the tokenizer was trained: its texts train the tokenizer, its
+ * words are among those the model can say. A copy, so that examples/data/identity.json can change without another model.
+ */
 import { readFileSync } from 'node:fs';
 import type { Corpus } from './corpus.js';
 import type { AskedPicture } from './pictures.js';
 
-/** Instructions, inputs and outputs of examples/data/identity.json; `root` is the repository's. */
+/** Instructions, inputs and outputs; `root` is the repository's. */
 export function recipeTexts(root: string): string[] {
-  const rows = JSON.parse(readFileSync(`${root}/examples/data/identity.json`, 'utf8')) as {
+  const rows = JSON.parse(readFileSync(`${root}/scripts/tiny-model/recipe.json`, 'utf8')) as {
     instruction: string;
     input: string;
     output: string;

@@ -21,7 +21,7 @@ export const PICTURES: Readonly<Record<PictureSetName, PictureRowOptions>> = {
   'several-described': { side: 'train', seed: 2000, count: 120_000, described: 1 },
   'several-mixed': { side: 'train', seed: 3000, count: 80_000, mostQuestions: 4, described: 0.3 },
   'several-asked': { side: 'train', seed: 7000, count: 40_000, mostQuestions: 6 },
-  'several-counted': { side: 'train', seed: 9000, count: 20_000, mostQuestions: 4, forms: COUNT_FORMS },
+  'several-counted': { side: 'train', seed: 9000, count: 40_000, mostQuestions: 4, forms: COUNT_FORMS },
 };
 
 /** Pictures of a part. */
@@ -76,10 +76,10 @@ export const STAGES: readonly Stage[] = [
   {
     textRows: TEXT_ROWS / 2,
     pictures: ['several-asked', 'several-counted'],
-    updates: 1300,
-    learningRate: 5e-4,
+    updates: 6000,
+    learningRate: 8e-4,
     scheduler: 'cosine',
-    warmup: 50,
+    warmup: 100,
     seed: SEED + 3,
   },
 ];
