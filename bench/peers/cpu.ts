@@ -1,6 +1,6 @@
 /**
  * vltune beside its peers on this machine's CPU: torch's kernels, bitsandbytes' NF4, and a LoRA training step of transformers and
- * PEFT. Kernels are sampled in turn with a Python process that waits in between; training runs alternate as whole processes.
+ * PEFT, on text and with pictures. Kernels are sampled in turn with a Python process that waits in between; training runs alternate as whole processes.
  *
  *     npm run bench:peers -- --python PATH [--threads N] [--time S] [--steps N] [--rounds N] [--only kernels|training] [--filter TEXT] [--json]
  *
@@ -8,11 +8,12 @@
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
+import sharp from 'sharp';
 import { type Bench, benchName, type Float, runBenches } from '../../lib/bench/bench.js';
 import { compare, quantile } from '../../lib/bench/harness.js';
 import { ATTENTION_PACKS } from '../../lib/bench/ops/attention.js';
@@ -185,9 +186,27 @@ async function kernels(): Promise<void> {
 // ---- training --------------------------------------------------------------------------------------------------------
 
 const TRAINED = [
-  { name: '100 M', shape: { hidden: 768, intermediate: 2048, layers: 10, heads: 12, kv_heads: 4, head_dim: 64, vocab: 32_000 } },
-  { name: 'tiny', shape: { hidden: 192, intermediate: 512, layers: 6, heads: 6, kv_heads: 2, head_dim: 32, vocab: 2048 } },
+  {
+    name: '100 M',
+    shape: { hidden: 768, intermediate: 2048, layers: 10, heads: 12, kv_heads: 4, head_dim: 64, vocab: 32_000 },
+    tower: { depth: 8, hidden: 512, intermediate: 2048, heads: 8 },
+  },
+  {
+    name: 'tiny',
+    shape: { hidden: 192, intermediate: 512, layers: 6, heads: 6, kv_heads: 2, head_dim: 32, vocab: 2048 },
+    tower: { depth: 3, hidden: 96, intermediate: 384, heads: 3 },
+  },
 ] as const;
+/**
+ * What an update learns from. A row's picture is another one each time and half of its tokens. vltune reads and decodes it; the peer is given
+ * its patches.
+ */
+const SUBJECTS = [
+  { subject: 'text', side: 0, tower: false },
+  { subject: 'a picture', side: 512, tower: false },
+  { subject: 'a picture, LoRA in the tower', side: 512, tower: true },
+] as const;
+type Subject = (typeof SUBJECTS)[number];
 const WARM_UP = 2;
 
 interface TrainingRun {
@@ -211,24 +230,21 @@ async function* jsonLines(
   if (child.exitCode !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${child.exitCode}:\n${errors}`);
 }
 
-async function trainVltune(model: string, dataset: string, output: string, steps: number): Promise<TrainingRun> {
+async function trainVltune(
+  { tower }: Subject,
+  model: string,
+  dataset: string,
+  output: string,
+  steps: number,
+): Promise<TrainingRun> {
   const args = [
     join(PACKAGE_ROOT, 'dist', 'lib', 'cli', 'main.js'),
     ...['train', '--json', '--model', model, '--dataset', dataset, '--output-dir', output],
-    ...[
-      '--device',
-      'cpu',
-      '--no-load-in-4bit',
-      '--dtype',
-      'float32',
-      '--optim',
-      'adamw_torch',
-      '--text-format',
-      'plain',
-      '--no-packing',
-    ],
+    ...['--device', 'cpu', '--no-load-in-4bit', '--dtype', 'float32', '--optim', 'adamw_torch'],
+    ...['--no-assistant-only-loss', '--no-packing'],
     ...['--per-device-train-batch-size', '1', '--gradient-accumulation-steps', '1', '--max-length', String(TOKENS)],
     ...['--max-steps', String(steps), '--logging-steps', '1', '--save-strategy', 'no'],
+    ...(tower ? ['--finetune-vision-layers'] : []),
   ];
   const run = { tokensPerSecond: [] as number[], peakBytes: 0 };
   for await (const event of jsonLines(process.execPath, args, { ...process.env, VLTUNE_NUM_THREADS: String(threads) })) {
@@ -242,7 +258,7 @@ async function trainVltune(model: string, dataset: string, output: string, steps
   return run;
 }
 
-async function trainPeer(model: string, steps: number): Promise<TrainingRun> {
+async function trainPeer({ side, tower }: Subject, model: string, steps: number): Promise<TrainingRun> {
   const args = [
     join(PEERS, 'peer_train.py'),
     model,
@@ -252,6 +268,8 @@ async function trainPeer(model: string, steps: number): Promise<TrainingRun> {
     String(TOKENS),
     '--steps',
     String(steps),
+    ...(side > 0 ? ['--picture', String(side)] : []),
+    ...(tower ? ['--tower'] : []),
   ];
   const run = { tokensPerSecond: [] as number[], peakBytes: 0 };
   for await (const { seconds, peak_memory_bytes: peak } of jsonLines(python, args, process.env)) {
@@ -261,19 +279,32 @@ async function trainPeer(model: string, steps: number): Promise<TrainingRun> {
   return run;
 }
 
-/** Rows whose text is far longer than a row may be: every update has as many tokens. */
-function writeRows(path: string, count: number): void {
+/** Rows whose text is far longer than a row may be, so that every update has as many tokens; with a picture of `side` × `side` each, or none. */
+async function writeRows(folder: string, count: number, side: number): Promise<string> {
   const words = 'the of and to in is that for it as was with be by on not he his but at are this have from'.split(' ');
   const text = (seed: number): string =>
     Array.from({ length: 900 }, (_, i) => words[(i * 7 + seed * 13 + ((i * i) % 11)) % words.length]).join(' ');
-  const row = (seed: number): string =>
-    JSON.stringify({
-      messages: [
-        { role: 'user', content: text(seed) },
-        { role: 'assistant', content: text(seed + 1) },
-      ],
-    });
-  writeFileSync(path, `${Array.from({ length: count }, (_, i) => row(i)).join('\n')}\n`);
+  const rows: string[] = [];
+  for (let row = 0; row < count; row++) {
+    const image = `${row}.jpg`;
+    if (side > 0) await writePicture(join(folder, image), side, row);
+    const content = [...(side > 0 ? [{ type: 'image', image }] : []), { type: 'text', text: text(row) }];
+    const messages = [
+      { role: 'user', content },
+      { role: 'assistant', content: text(row + 1) },
+    ];
+    rows.push(JSON.stringify({ messages }));
+  }
+  const dataset = join(folder, `rows-${side}.jsonl`);
+  writeFileSync(dataset, `${rows.join('\n')}\n`);
+  return dataset;
+}
+
+async function writePicture(file: string, side: number, seed: number): Promise<void> {
+  const pixels = Uint8Array.from({ length: side * side * 3 }, (_, i) => (i * (seed + 3)) >> 6);
+  await sharp(pixels, { raw: { width: side, height: side, channels: 3 } })
+    .jpeg()
+    .toFile(file);
 }
 
 async function training(): Promise<void> {
@@ -282,16 +313,15 @@ async function training(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'vltune-peers-'));
   const rows: string[][] = [];
   try {
-    const dataset = join(folder, 'rows.jsonl');
-    writeRows(dataset, steps);
-    for (const { name, shape } of TRAINED) {
-      const model = join(folder, name.replace(' ', ''));
-      mkdirSync(model);
-      execFileSync(python, [join(PEERS, 'make_model.py'), JSON.stringify(shape), model], { stdio: 'pipe' });
+    for (const { name, shape, tower, run } of TRAINED.flatMap((model) => SUBJECTS.map((run) => ({ ...model, run })))) {
+      const dataset = await writeRows(folder, steps, run.side);
+      const model = mkdtempSync(join(folder, 'model-'));
+      const made = { ...shape, ...(run.side > 0 && { tower }) };
+      execFileSync(python, [join(PEERS, 'make_model.py'), JSON.stringify(made), model], { stdio: 'pipe' });
       const runs: { vltune: TrainingRun[]; peer: TrainingRun[] } = { vltune: [], peer: [] };
       for (let round = 0; round < rounds; round++) {
-        runs.vltune.push(await trainVltune(model, dataset, join(folder, `${name}-${round}`), steps));
-        runs.peer.push(await trainPeer(model, steps));
+        runs.vltune.push(await trainVltune(run, model, dataset, join(model, `adapter-${round}`), steps));
+        runs.peer.push(await trainPeer(run, model, steps));
       }
       const speed = (of: TrainingRun[]): number =>
         quantile(
@@ -304,7 +334,8 @@ async function training(): Promise<void> {
       emit({
         event: 'training',
         model: name,
-        ...shape,
+        subject: run.subject,
+        ...made,
         threads,
         tokens: TOKENS,
         vltune: ours,
@@ -316,7 +347,7 @@ async function training(): Promise<void> {
         memory_ratio: ourPeak / theirPeak,
       });
       rows.push([
-        name,
+        `${name}, ${run.subject}`,
         `${ours.toFixed(0)}`,
         `${theirs.toFixed(0)}`,
         (ours / theirs).toFixed(2),

@@ -1,6 +1,8 @@
 """Writes a random-weight Qwen3-VL checkpoint of a given text shape, as a hub download lies on disk. Weights are bf16, as published.
 
     python bench/peers/make_model.py '{"hidden":768,"intermediate":2048,"layers":10,"heads":12,"kv_heads":4,"head_dim":64,"vocab":32000}' OUT
+
+With "tower": {"depth":6,"hidden":384,"intermediate":1536,"heads":6} the model has a vision tower of that shape.
 """
 
 import json
@@ -24,6 +26,8 @@ def main() -> None:
     half = shape["head_dim"] // 2
     third = half // 3
     rope = dict(rope_type="default", rope_theta=5e6, mrope_section=[half - 2 * third, third, third], mrope_interleaved=True)
+    # Without sight in the measurement, the smallest tower keeps it out of the memory too.
+    tower = shape.get("tower", {"depth": 1, "hidden": 32, "intermediate": 64, "heads": 2})
     ids = json.loads((TOKENIZER / "config.json").read_text())
     config = Qwen3VLConfig(
         text_config=dict(
@@ -39,14 +43,13 @@ def main() -> None:
             rope_parameters=rope,
             tie_word_embeddings=True,
         ),
-        # Sight is in no measurement; the smallest tower keeps it out of the memory too.
         vision_config=dict(
-            depth=1,
-            hidden_size=32,
-            intermediate_size=64,
-            num_heads=2,
+            depth=tower["depth"],
+            hidden_size=tower["hidden"],
+            intermediate_size=tower["intermediate"],
+            num_heads=tower["heads"],
             out_hidden_size=shape["hidden"],
-            deepstack_visual_indexes=[0],
+            deepstack_visual_indexes=[tower["depth"] // 2],
             num_position_embeddings=64,
         ),
         tie_word_embeddings=True,

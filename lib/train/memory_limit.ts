@@ -19,17 +19,22 @@ export interface MemoryBudget {
  */
 export function memoryBudget(device: Device, memory: number | undefined, isThere: boolean): MemoryBudget {
   if (device === 'cpu') {
-    const limit = memory === undefined ? undefined : { bytes: memory, name: `--memory ${mib(memory)}`, remedy: 'raise --memory' };
+    const limit = memory === undefined ? undefined : { bytes: memory, name: `--memory ${mib(memory)}`, remedy: raised };
     return { baseBytes: process.memoryUsage.rss(), limit };
   }
   const card = isThere ? addon().deviceMemory() : undefined;
   const baseBytes = Math.max(CUDA_CONTEXT_BYTES, card ? card.total - card.free : 0);
   if (memory !== undefined) {
     const name = `--memory ${mib(memory)}, of which the driver and other programs have ${mib(baseBytes)}`;
-    return { baseBytes, limit: { bytes: memory - baseBytes, name, remedy: 'raise --memory' } };
+    return { baseBytes, limit: { bytes: memory - baseBytes, name, remedy: (needed) => raised(baseBytes + needed) } };
   }
   if (!card) return { baseBytes, limit: undefined };
   const bytes = Math.floor(card.free * (1 - CUDA_RESERVE));
   const name = `the GPU has ${mib(card.free)} free of ${mib(card.total)}, of which ${mib(bytes)} may be used`;
-  return { baseBytes, limit: { bytes, name, remedy: 'end what else runs on the GPU' } };
+  return { baseBytes, limit: { bytes, name, remedy: () => 'end what else runs on the GPU' } };
+}
+
+/** As the option can be given: rounded up. */
+function raised(memory: number): string {
+  return `raise --memory to ${Math.ceil(memory / 2 ** 20)}MiB`;
 }

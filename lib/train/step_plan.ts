@@ -27,8 +27,8 @@ export interface MemoryLimit {
   readonly bytes: number;
   /** What sets it, for the message of one who cannot keep it: `--memory 8192 MiB`. */
   readonly name: string;
-  /** How to have more: `raise --memory`. */
-  readonly remedy: string;
+  /** How to have `needed` bytes: `raise --memory to 9000MiB`. */
+  remedy(needed: number): string;
 }
 
 /** Bytes by kind, known before anything is allocated. */
@@ -171,7 +171,7 @@ class StepPlanner {
     return new VltuneError(
       'ERR_OUT_OF_MEMORY',
       `${limit.name}: the least that trains this is ${mib(total)} (weights ${mib(weights)}, activations ${mib(arena)}, ` +
-        `with everything recomputed). ${lower}, or ${limit.remedy}.`,
+        `with everything recomputed). ${lower}, or ${limit.remedy(total)}.`,
     );
   }
 }

@@ -47,7 +47,7 @@ export async function withStep<T>(
     maxSequences: 2,
     maxGradNorm: 1,
     gradientCheckpointing: false,
-    ...(limit !== undefined && { memoryLimit: { bytes: limit, name: 'the limit', remedy: 'raise it' } }),
+    ...(limit !== undefined && { memoryLimit: { bytes: limit, name: 'the limit', remedy: () => 'raise it' } }),
   });
   try {
     await frozen.load();

@@ -178,6 +178,8 @@ test.serial('a memory budget chooses recomputation, and one that cannot be met s
   const error = await t.throwsAsync(plan(shortRun(folder, { memory: 100_000 })));
   t.is((error as VltuneError).code, 'ERR_OUT_OF_MEMORY');
   t.regex(error!.message, /--memory .* the least that trains this is .*Not even 64 tokens/s);
+  const enough = /or raise --memory to (\d+MiB)\.$/.exec(error!.message)?.[1];
+  t.is((await plan(shortRun(folder, { memory: enough }))).kinds.recompute, 'layers');
 
   // What is said to fit does.
   const eight = { gradientAccumulationSteps: 1, perDeviceTrainBatchSize: 8 };
