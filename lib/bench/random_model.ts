@@ -148,16 +148,20 @@ const TABLE = 1 << 24;
 const STEP = 8191 * NF4_BLOCK;
 
 export class RandomWeights implements WeightStore {
-  readonly hostBytes = 0;
+  readonly #onHost: (name: string) => boolean;
   readonly #dtype: ActivationDType;
   readonly #linears: ReadonlyMap<string, LinearSpec>;
   readonly #tensors = new Map<string, StoredWeight>();
   readonly #places = new Map<string, Place>();
+  readonly #pinned: Storage[] = [];
   #block: Storage | undefined;
   #bytes = 0;
+  #hostBytes = 0;
 
-  constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean) {
+  /** `onHost`: tensors that a GPU reads in the host's memory. */
+  constructor(spec: ModelSpec, dtype: ActivationDType, loadIn4bit: boolean, onHost: (name: string) => boolean = () => false) {
     this.#dtype = dtype;
+    this.#onHost = onHost;
     this.#linears = new Map(spec.linears.map((linear) => [linear.name, linear]));
     for (const { name, shape, part } of spec.tensors) {
       // Norms have weights of f32 or bf16.
@@ -172,6 +176,10 @@ export class RandomWeights implements WeightStore {
 
   get bytes(): number {
     return this.#bytes;
+  }
+
+  get hostBytes(): number {
+    return this.#hostBytes;
   }
 
   linear(module: string): LinearSpec {
@@ -202,6 +210,13 @@ export class RandomWeights implements WeightStore {
       for (const { name, shape, dtype } of this.#tensors.values()) {
         const numel = shape.reduce((product, dim) => product * dim, 1);
         cut = (cut + STEP) % TABLE;
+        if (this.#onHost(name)) {
+          const pinned = addon().allocate(numel * element, 'pinned');
+          this.#pinned.push(pinned);
+          this.#copyTable(pinned, 0, table, cut, numel);
+          this.#places.set(name, { storage: pinned, offset: 0 });
+          continue;
+        }
         if (shape.length === 1) this.#ones(offset, numel, dtype as ActivationDType);
         else if (dtype !== 'nf4') this.#copyTable(this.#block, offset, table, cut, numel);
         this.#places.set(
@@ -217,14 +232,17 @@ export class RandomWeights implements WeightStore {
 
   release(): void {
     if (this.#block) addon().release(this.#block);
+    for (const pinned of this.#pinned.splice(0)) addon().release(pinned);
     this.#block = undefined;
   }
 
   #plan(name: string, shape: readonly number[], dtype: DType): void {
-    this.#bytes += bytesOf(
+    const bytes = bytesOf(
       dtype,
       shape.reduce((product, dim) => product * dim, 1),
     );
+    if (this.#onHost(name)) this.#hostBytes += bytes;
+    else this.#bytes += bytes;
     this.#tensors.set(name, { name, shape, dtype });
   }
 

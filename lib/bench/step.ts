@@ -4,6 +4,7 @@ import type { ModelSpec } from '../models/family.js';
 import type { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
 import type { ActivationDType } from '../ops/builder.js';
+import { leastRecomputed, mayMoveEmbedding } from '../train/embedding_place.js';
 import { memoryBudget } from '../train/memory_limit.js';
 import type { MicroBatch } from '../train/micro_batch.js';
 import { OptimizerLayout, type OptimizerName } from '../train/optimizer.js';
@@ -63,17 +64,22 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
   const spec = modelOfShape(shape);
   const trainables = recipeAdapters(spec, options.loraR);
   const { limit } = memoryBudget(device, options.memory, true);
-  const weights = new RandomWeights(spec, dtype, options.loadIn4bit);
-  const step = new TrainingStep(spec, weights, trainables, new OptimizerLayout(trainables.layout, options.optim), {
-    dtype,
-    device,
-    maxTokens: rows * maxLength,
-    maxSequences: rows,
-    maxTargets: rows * maxLength,
-    maxGradNorm: 1,
-    gradientCheckpointing: options.gradientCheckpointing,
-    ...(limit && { memoryLimit: limit }),
-  });
+  const optimizer = new OptimizerLayout(trainables.layout, options.optim);
+  const built = (embeddingOnHost: boolean) => {
+    const weights = new RandomWeights(spec, dtype, options.loadIn4bit, (name) => embeddingOnHost && name === spec.embedding);
+    const step = new TrainingStep(spec, weights, trainables, optimizer, {
+      dtype,
+      device,
+      maxTokens: rows * maxLength,
+      maxSequences: rows,
+      maxTargets: rows * maxLength,
+      maxGradNorm: 1,
+      gradientCheckpointing: options.gradientCheckpointing,
+      ...(limit && { memoryLimit: limit }),
+    });
+    return { weights, step };
+  };
+  const { weights, step } = mayMoveEmbedding(spec, device) ? leastRecomputed(built) : built(false);
   try {
     await weights.load(device);
     step.allocate();

@@ -34,6 +34,11 @@ export function memoryBudget(device: Device, memory: number | undefined, isThere
   return { baseBytes, limit: { bytes, name, remedy: () => 'end what else runs on the GPU' } };
 }
 
+/** A limit of which `bytes` are for something else. */
+export function without(limit: MemoryLimit, bytes: number): MemoryLimit {
+  return { ...limit, bytes: limit.bytes - bytes, remedy: (needed) => limit.remedy(needed + bytes) };
+}
+
 /** As the option can be given: rounded up. */
 function raised(memory: number): string {
   return `raise --memory to ${Math.ceil(memory / 2 ** 20)}MiB`;

@@ -23,8 +23,9 @@ import { type DownloadProgress, resolveModel } from '../weights/hub.js';
 import { type Adapter, readAdapter } from '../weights/lora.js';
 import { layerScope, type TrainArgs } from './args.js';
 import type { RunIdentity } from './checkpoint.js';
+import { leastRecomputed, mayMoveEmbedding } from './embedding_place.js';
 import type { Sight } from './media_feed.js';
-import { memoryBudget } from './memory_limit.js';
+import { memoryBudget, without } from './memory_limit.js';
 import { OptimizerLayout } from './optimizer.js';
 import { totalUpdates } from './schedule.js';
 import { TrainingStep } from './training_step.js';
@@ -189,12 +190,14 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
         ...(media && { media }),
         maxGradNorm: args.maxGradNorm,
         gradientCheckpointing: args.gradientCheckpointing,
-        ...(limit && { memoryLimit: { ...limit, bytes: limit.bytes - (encoder?.bytes ?? 0) } }),
+        ...(limit && { memoryLimit: without(limit, encoder?.bytes ?? 0) }),
       });
       return { frozen, encoder, step };
     };
-    const mayMove = device !== 'cpu' && embedding !== head && args.embeddingOnHost === undefined;
-    const { frozen, encoder, step } = mayMove ? leastRecomputed(built) : built(args.embeddingOnHost ?? false);
+    const { frozen, encoder, step } =
+      args.embeddingOnHost === undefined && mayMoveEmbedding(model.spec, device)
+        ? leastRecomputed(built)
+        : built(args.embeddingOnHost ?? false);
     const { weights } = step.memory;
     const total = step.memory.total + (encoder?.bytes ?? 0);
     const hostBytes = HEAP_GROWTH + mediaBytes(model.spec, limits, dtype, encoder ? args.visionCache : 0, [dataset, evalDataset]);
@@ -249,23 +252,6 @@ export function identityOf(run: Run): RunIdentity {
     hash.update(sample);
   }
   return { model: hash.digest('hex'), dataset: run.dataset.fingerprint };
-}
-
-/** With the embedding table on the GPU if that costs nothing else; its rows are read faster from the host than a layer is made again. */
-function leastRecomputed<T extends { readonly step: TrainingStep }>(built: (embeddingOnHost: boolean) => T): T {
-  let onDevice: T | undefined;
-  try {
-    onDevice = built(false);
-  } catch (error) {
-    if ((error as { code?: string }).code !== 'ERR_OUT_OF_MEMORY') throw error;
-  }
-  if (onDevice?.step.memory.recompute === 'none') return onDevice;
-  const onHost = built(true);
-  const recomputed = ({ step }: T): number => {
-    const { elementwise, layers, host } = step.memory.recomputedBlocks;
-    return elementwise + 2 * layers + 3 * host;
-  };
-  return onDevice && recomputed(onDevice) <= recomputed(onHost) ? onDevice : onHost;
 }
 
 /** `vision`: pictures will be seen, so that what is named of the tower can be trained. */
