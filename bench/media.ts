@@ -14,7 +14,9 @@ import sharp from 'sharp';
 import { compare, type Timed } from '../lib/bench/harness.js';
 import { formatTable } from '../lib/cli/output.js';
 import { ImageProcessor } from '../lib/data/media/image_processor.js';
+import { PatchArrays } from '../lib/data/media/patch_arrays.js';
 import { openImage } from '../lib/data/media/source.js';
+import { patchesOf } from '../lib/models/grid.js';
 import { addon, PACKAGE_ROOT } from '../lib/native.js';
 import { PeerProcess } from './peers/peer_process.js';
 
@@ -51,6 +53,8 @@ const config = JSON.parse(readFileSync(join(PACKAGE_ROOT, 'test/fixtures/qwen3vl
 delete config.processor_class;
 delete config.image_processor_type;
 const processor = ImageProcessor.fromConfig(config);
+/** As training has them. */
+const arrays = new PatchArrays();
 
 /** Calls `work` for each item, a few at a time. */
 async function each<T>(items: readonly T[], work: (item: T) => Promise<unknown>): Promise<void> {
@@ -102,10 +106,12 @@ try {
       const files = Array.from({ length: count }, () => file);
       const context = { folder };
       const decoded = await (await openImage(file, context)).decode();
+      const numbers = patchesOf([processor.gridOf(width, height)]) * processor.patchLength;
       const kernel = timed(() =>
-        each(files, async () =>
-          processor.process(source === 'pixels' ? decoded : await (await openImage(file, context)).decode()),
-        ),
+        each(files, async () => {
+          const pixels = source === 'pixels' ? decoded : await (await openImage(file, context)).decode();
+          arrays.give((await processor.process(pixels, arrays.take(numbers))).patches);
+        }),
       );
       await peer.ask({ case: { files, decode: source !== 'pixels', config } });
       const result = await compare(kernel, peer.timed, { seconds: Number(options.time), settleSeconds: SETTLE_SECONDS });

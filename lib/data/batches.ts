@@ -24,10 +24,10 @@ export interface BatchPlanOptions {
 }
 
 /** A picture or video of a batch. */
-export interface BatchMedia extends Pick<RowMedia, 'kind' | 'grid' | 'key' | 'patchLength'> {
+export interface BatchMedia extends Pick<RowMedia, 'kind' | 'grid' | 'key' | 'patchLength' | 'recycle'> {
   /** [t·h·w / mergeSize²] The tokens of the batch in whose place its features stand, in their order. */
   readonly tokens: Int32Array;
-  /** Its patches, f32 [t·h·w, patchLength]: decoded at the first call, which `signal` may end; held as long as the batch. */
+  /** Its patches, f32 [t·h·w, patchLength]: decoded at the first call, which `signal` may end; held as long as the batch, or until it is recycled. */
   patches(signal?: AbortSignal): Promise<Float32Array>;
 }
 
@@ -200,7 +200,7 @@ export function buildBatch(source: RowSource, rows: ArrayLike<number>): Batch {
 }
 
 /** A picture or video of a row that begins at token `start` of the batch. */
-function batchMedia({ kind, grid, key, patchLength, runs, patches }: RowMedia, start: number): BatchMedia {
+function batchMedia({ kind, grid, key, patchLength, runs, patches, recycle }: RowMedia, start: number): BatchMedia {
   const tokens = runs.flatMap((run) => Array.from({ length: run.height * run.width }, (_, i) => start + run.start + i));
-  return { kind, grid, key, patchLength, tokens: Int32Array.from(tokens), patches: once(patches) };
+  return { kind, grid, key, patchLength, tokens: Int32Array.from(tokens), patches: once(patches), ...(recycle && { recycle }) };
 }

@@ -41,6 +41,8 @@ export interface RowMedia {
   readonly patchLength: number;
   /** Decodes it: f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed, naming the row; ERR_CANCELLED. */
   patches(signal?: AbortSignal): Promise<Float32Array>;
+  /** Takes the memory of what `patches` gave for others; the array is empty from then on. */
+  recycle?(patches: Float32Array): void;
 }
 
 /** The tokens of one row. */
@@ -166,5 +168,6 @@ function rowMedia(stored: StoredMedia, reader: MediaReader): RowMedia {
     runs: starts.map((start) => ({ start, height: height / reader.mergeSize, width: width / reader.mergeSize })),
     patchLength: reader.patchLength,
     patches: async (signal) => reader.patches({ ...stored, files: await files() }, place, signal),
+    recycle: (patches) => reader.recycle(patches),
   };
 }

@@ -50,6 +50,7 @@ export class Sight {
       key: seen.key,
       grid: seen.grid,
       patches: (signal?: AbortSignal) => this.reader.patches(seen, seen.place, signal),
+      recycle: (patches: Float32Array) => this.reader.recycle(patches),
     }));
     const features = await encodeEach(sources, await this.#encoderFor(media, signal), undefined, signal);
     return { positions, next, rows: Int32Array.from(rows), features };

@@ -16,6 +16,8 @@ export interface VisionKey {
 export interface VisionSource extends VisionKey {
   /** f32 [t·h·w, patchWidth] */
   patches(signal?: AbortSignal): Promise<Float32Array>;
+  /** Told when its patches have been read, whose memory it may use again. */
+  recycle?(patches: Float32Array): void;
 }
 
 /** Where features that were made are kept. */
@@ -31,12 +33,17 @@ export async function encodeEach(
   store?: FeatureStore,
   signal?: AbortSignal,
 ): Promise<EncodedFeatures> {
+  const encodeOne = async (item: VisionSource): Promise<EncodedFeatures> => {
+    const patches = await item.patches(signal);
+    const features = await encoder.encode({ grids: [item.grid], patches: [patches] }, signal);
+    item.recycle?.(patches);
+    store?.put(item, features);
+    return features;
+  };
   const made: EncodedFeatures[] = [];
   for (const item of media) {
     const known = store?.get(item);
-    const features = known ?? (await encoder.encode({ grids: [item.grid], patches: [await item.patches(signal)] }, signal));
-    if (!known) store?.put(item, features);
-    made.push(features);
+    made.push(known ?? (await encodeOne(item)));
   }
   return made[0]!.map((_, level) =>
     concatenate(

@@ -32,6 +32,13 @@ export class MediaFeed {
     return { ids, targets, positions, bounds, media: media.length > 0 ? await this.#media(media, signal) : undefined };
   }
 
+  /** Of a batch that a step has read: the memory of its patches is used for others. */
+  recycle(batch: Batch, { media }: MicroBatch): void {
+    media?.patches?.forEach((patches, i) => {
+      batch.media[i]!.recycle?.(patches);
+    });
+  }
+
   async #media(media: readonly BatchMedia[], signal: AbortSignal | undefined): Promise<MediaBatch> {
     const rows = concatenate(
       media.map(({ tokens }) => tokens),

@@ -298,6 +298,7 @@ class TrainingLoop {
         this.#args.lossAverage === 'tokens' ? 1 / Math.max(1, targets) : 1 / (Math.max(1, batch.numTargets) * rows.length);
       const micro = await this.#feed.micro(batch, this.#hooks.signal);
       await step.microStep(micro, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
+      this.#feed.recycle(batch, micro);
       tokens += batch.numTokens;
     }
     const made = this.#done - this.#skipped;
@@ -372,6 +373,7 @@ class TrainingLoop {
       for (let batch = stream.next(); batch; batch = stream.next()) {
         const micro = await this.#feed.micro(batch, this.#hooks.signal);
         loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#hooks.signal);
+        this.#feed.recycle(batch, micro);
       }
     } finally {
       await stream.close();

@@ -6,13 +6,14 @@ import { mapBounded } from '../../async.js';
 import { VltuneError } from '../../errors.js';
 import { ioError } from '../../files.js';
 import type { ModelSpec } from '../../models/family.js';
-import type { Grid } from '../../models/grid.js';
+import { type Grid, patchesOf } from '../../models/grid.js';
 import { describeModel } from '../../models/registry.js';
 import type { MediaItem } from '../message.js';
 import { type MediaTokens, readMediaTokens } from '../placeholders.js';
 import type { Tokenizer } from '../tokenizer.js';
 import { ImageProcessor, type ImageProcessorOptions } from './image_processor.js';
 import { type Located, locate, type MediaContext, type MediaSource, mediaError } from './locate.js';
+import { PatchArrays } from './patch_arrays.js';
 import { openImage } from './source.js';
 import { timestampText, VideoProcessor, type VideoProcessorOptions } from './video_processor.js';
 import { openVideo, picturesIn, type VideoSource } from './video_source.js';
@@ -64,6 +65,7 @@ export class MediaReader {
   readonly #images: ImageProcessor;
   readonly #options: MediaOptions;
   readonly #folder: string;
+  readonly #arrays = new PatchArrays();
   #videos: Promise<VideoProcessor> | undefined;
 
   private constructor(folder: string, tokens: MediaTokens, images: ImageProcessor, options: MediaOptions) {
@@ -105,17 +107,25 @@ export class MediaReader {
   /** Its patches, f32 [t·h·w, patchLength]. ERR_BAD_DATA for a file that is broken or has changed since it was seen; ERR_CANCELLED. */
   async patches(seen: StoredLook & Pick<SeenMedia, 'grid'>, place: string, signal?: AbortSignal): Promise<Float32Array> {
     const context: MediaContext = { folder: '/', place, signal };
-    const { patches, grid } =
-      seen.kind === 'image'
-        ? await this.#images.process(await (await openImage(sourceOf(seen.files[0]!), context)).decode())
-        : await (await this.#videoProcessor()).process(await openVideo(videoOf(seen), context, { fps: seen.fps }));
-    if (grid.join() !== seen.grid.join()) {
+    const room = (grid: Grid): Float32Array => {
+      if (grid.join() === seen.grid.join()) return this.#arrays.take(patchesOf([grid]) * this.patchLength);
       throw new VltuneError(
         'ERR_BAD_DATA',
         `${place}: the ${seen.kind} is no longer the one that was there when the data were prepared`,
       );
+    };
+    if (seen.kind === 'image') {
+      const pixels = await (await openImage(sourceOf(seen.files[0]!), context)).decode();
+      return (await this.#images.process(pixels, room(this.#images.gridOf(pixels.width, pixels.height)))).patches;
     }
-    return patches;
+    const processor = await this.#videoProcessor();
+    const video = await openVideo(videoOf(seen), context, { fps: seen.fps });
+    return (await processor.process(video, room(processor.plan(video).grid))).patches;
+  }
+
+  /** Takes an array that `patches` gave for pictures to come; it is empty from then on. */
+  recycle(patches: Float32Array): void {
+    this.#arrays.give(patches);
   }
 
   async #measure(seen: StoredLook, context: MediaContext): Promise<Pick<SeenMedia, 'grid' | 'timestamps'>> {
