@@ -72,7 +72,9 @@ export {
 export type { LogEntry } from './train/checkpoint.js';
 export type { RunHooks } from './train/run.js';
 export type { MemoryPlan } from './train/step_plan.js';
-export { type PlanReport, plan, type TrainEvent, type TrainHooks, type TrainResult, train } from './train/trainer.js';
+export type { TrainEvent } from './train/train_events.js';
+export { type PlanReport, plan, type TrainHooks, train } from './train/trainer.js';
+export type { TrainResult } from './train/training_loop.js';
 export { type DownloadProgress, type ResolveModelOptions, resolveModel } from './weights/hub.js';
 export {
   type Adapter,

@@ -15,7 +15,7 @@ import { ioError, writeFileAtomic } from '../files.js';
 import { addon, type Device, PACKAGE_ROOT } from '../native.js';
 import type { TrainArgs } from './args.js';
 import { argsAsJson } from './checkpoint.js';
-import type { TrainEvent } from './trainer.js';
+import type { TrainEvent } from './train_events.js';
 
 export const EVENT_LOG = 'events.jsonl';
 

@@ -1,7 +1,7 @@
 /** What `reportTo` asks for: the run's events written where other tools read them. */
 import { join } from 'node:path';
 import { EventFile } from './tensorboard.js';
-import type { TrainEvent } from './trainer.js';
+import type { TrainEvent } from './train_events.js';
 
 /** Writes a run's losses to TensorBoard event files in the folder `runs` of the output folder, under the tags of transformers. */
 export class TensorBoardReport {
