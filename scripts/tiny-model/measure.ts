@@ -76,8 +76,9 @@ themselves, whatever their sizes, shades and places.
 |---|---|---|
 ${[...PICTURE_CATEGORIES, 'all' as const].map((category) => `| ${category} | ${figure(heldOut[category])} | ${figure(known[category])} |`).join('\n')}
 
-Where one of two things is, seen from the other ("Is the star left of the circle?"), was asked in training too; of held-out pictures
-${figure(relations)} such answers are right, where half would be by chance.
+Where one of two things is, seen from the other, was asked in training too. Of held-out pictures ${figure(relations.which)} answers are right where
+two places are named ("Is the star left or right of the circle?"), and ${figure(relations.whether)} to "Is the star left of the circle?", where half would be
+by chance.
 
 Greedy answers without a picture that were right in every character. Held out of training: for sums, counting, comparing and names the problems
 themselves, for the rest phrasings of known facts.

@@ -1,6 +1,6 @@
 /** What the made model sees: greedy answers about drawn pictures that it has and has not learned from, by category. */
 import { Generator } from '../../lib/index.js';
-import { type PictureQuestion, PLAIN_FORMS, RELATION_FORMS } from './picture_questions.js';
+import { type PictureQuestion, PLAIN_FORMS, RELATION_FORMS, WHETHER_FORM } from './picture_questions.js';
 import { isRight, type Score, score } from './picture_score.js';
 import { askedPictures, type PictureSetOptions, png } from './pictures.js';
 import { drawScene } from './scenes.js';
@@ -11,8 +11,8 @@ export interface Sight {
   heldOut: Score;
   /** the same for a sample of the training pictures */
   known: Score;
-  /** of held-out pictures with several things: where one is, seen from another */
-  relations: Score['all'];
+  /** of held-out pictures with several things: where one is, seen from another; asked which of two it is, and whether it is so */
+  relations: { which: Score['all']; whether: Score['all'] };
   /** some that went wrong, for the reader of a log */
   wrong: { question: string; expected: string; got: string }[];
 }
@@ -25,12 +25,14 @@ export async function measureSight(folder: string): Promise<Sight> {
   try {
     const heldOut = await look(model, { side: 'test', seed: SEED, count: SAMPLE, forms: PLAIN_FORMS });
     const known = await look(model, { ...SEVERAL, count: SAMPLE, forms: PLAIN_FORMS });
-    const relations = await look(model, { side: 'test', seed: SEED, count: SAMPLE / 2, forms: RELATION_FORMS });
+    const related = { side: 'test', seed: SEED, count: SAMPLE / 2 } as const;
+    const which = await look(model, { ...related, forms: RELATION_FORMS.filter((form) => form !== WHETHER_FORM) });
+    const whether = await look(model, { ...related, forms: [WHETHER_FORM] });
     return {
       heldOut: heldOut.score,
       known: known.score,
-      relations: relations.score.all,
-      wrong: [...heldOut.wrong, ...known.wrong, ...relations.wrong],
+      relations: { which: which.score.all, whether: whether.score.all },
+      wrong: [...heldOut.wrong, ...known.wrong, ...which.wrong, ...whether.wrong],
     };
   } finally {
     model.release();

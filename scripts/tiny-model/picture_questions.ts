@@ -29,6 +29,8 @@ export type Form = (typeof FORM_NAMES)[number];
 
 /** Those that ask where one thing is, seen from another. They are asked in training, and measured by themselves. */
 export const RELATION_FORMS: readonly Form[] = ['left or right of', 'above or below', 'is it left or right of'];
+/** The one of them that is answered with yes or no. */
+export const WHETHER_FORM: Form = 'is it left or right of';
 export const COUNT_FORMS: readonly Form[] = ['count all', 'count shapes', 'count colours'];
 /** Those that ask of one thing, or of all. */
 export const PLAIN_FORMS: readonly Form[] = FORM_NAMES.filter((form) => !RELATION_FORMS.includes(form));
