@@ -1,6 +1,7 @@
 /**
  * vltune beside its peers on this machine's CPU: torch's kernels, bitsandbytes' NF4, and a LoRA training step of transformers and
- * PEFT, on text and with pictures. Kernels are sampled in turn with a Python process that waits in between; training runs alternate as whole processes.
+ * PEFT, on text and with pictures. Kernels are sampled in turn with a Python process that waits in between; training runs alternate as
+ * whole processes.
  *
  *     npm run bench:peers -- --python PATH [--threads N] [--time S] [--steps N] [--rounds N] [--only kernels|training] [--filter TEXT] [--json]
  *
@@ -202,9 +203,9 @@ const TRAINED = [
  * its patches.
  */
 const SUBJECTS = [
-  { subject: 'text', side: 0, tower: false },
-  { subject: 'a picture', side: 512, tower: false },
-  { subject: 'a picture, LoRA in the tower', side: 512, tower: true },
+  { name: 'text', side: 0, tower: false },
+  { name: 'a picture', side: 512, tower: false },
+  { name: 'a picture, LoRA in the tower', side: 512, tower: true },
 ] as const;
 type Subject = (typeof SUBJECTS)[number];
 const WARM_UP = 2;
@@ -313,15 +314,17 @@ async function training(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'vltune-peers-'));
   const rows: string[][] = [];
   try {
-    for (const { name, shape, tower, run } of TRAINED.flatMap((model) => SUBJECTS.map((run) => ({ ...model, run })))) {
-      const dataset = await writeRows(folder, steps, run.side);
+    for (const { name, shape, tower, subject } of TRAINED.flatMap((model) =>
+      SUBJECTS.map((subject) => ({ ...model, subject })),
+    )) {
+      const dataset = await writeRows(folder, steps, subject.side);
       const model = mkdtempSync(join(folder, 'model-'));
-      const made = { ...shape, ...(run.side > 0 && { tower }) };
+      const made = { ...shape, ...(subject.side > 0 && { tower }) };
       execFileSync(python, [join(PEERS, 'make_model.py'), JSON.stringify(made), model], { stdio: 'pipe' });
       const runs: { vltune: TrainingRun[]; peer: TrainingRun[] } = { vltune: [], peer: [] };
       for (let round = 0; round < rounds; round++) {
-        runs.vltune.push(await trainVltune(run, model, dataset, join(model, `adapter-${round}`), steps));
-        runs.peer.push(await trainPeer(run, model, steps));
+        runs.vltune.push(await trainVltune(subject, model, dataset, join(model, `adapter-${round}`), steps));
+        runs.peer.push(await trainPeer(subject, model, steps));
       }
       const speed = (of: TrainingRun[]): number =>
         quantile(
@@ -334,7 +337,7 @@ async function training(): Promise<void> {
       emit({
         event: 'training',
         model: name,
-        subject: run.subject,
+        subject: subject.name,
         ...made,
         threads,
         tokens: TOKENS,
@@ -347,7 +350,7 @@ async function training(): Promise<void> {
         memory_ratio: ourPeak / theirPeak,
       });
       rows.push([
-        `${name}, ${run.subject}`,
+        `${name}, ${subject.name}`,
         `${ours.toFixed(0)}`,
         `${theirs.toFixed(0)}`,
         (ours / theirs).toFixed(2),

@@ -5,6 +5,7 @@
 import { Limiter, once } from '../async.js';
 import { patchesOf } from '../models/grid.js';
 import { type Batch, type BatchMedia, buildBatch } from './batches.js';
+import { PatchArrays } from './media/patch_arrays.js';
 import { cancelled } from './records.js';
 import type { RowSource } from './token_dataset.js';
 
@@ -121,9 +122,10 @@ export function patchBytes({ grid, patchLength }: Pick<BatchMedia, 'grid' | 'pat
 }
 
 /**
- * The most that a stream's patches take: those of the batch in use, of up to `batch` patches, and of what is ready, out of `all`.
+ * The most that a stream's patches take: those of the batch in use, of up to `batch` patches, of what is ready, and what is held for others to
+ * come, out of `all`.
  */
 export function streamBytes(batch: number, all: number, patchLength: number): number {
   const bytes = (patches: number): number => patches * patchLength * Float32Array.BYTES_PER_ELEMENT;
-  return bytes(batch) + Math.min(bytes(all), BYTES + bytes(batch));
+  return bytes(batch) + Math.min(bytes(all), BYTES + bytes(batch)) + Math.min(bytes(all), PatchArrays.MOST_HELD);
 }

@@ -4,7 +4,6 @@ import { streamBytes } from '../data/batch_stream.js';
 import { type BatchLimits, BatchPlan } from '../data/batches.js';
 import { mediaOptions } from '../data/media/media_options.js';
 import { MediaReader } from '../data/media/media_reader.js';
-import { PatchArrays } from '../data/media/patch_arrays.js';
 import { type PrepareProgress, prepareDataset } from '../data/prepare.js';
 import { ChatTemplate } from '../data/template.js';
 import type { TokenDataset } from '../data/token_dataset.js';
@@ -281,7 +280,7 @@ function trainsTower({ linears }: ModelSpec, { layout }: Trainables): boolean {
   );
 }
 
-/** The most that patches decoded ahead, what is held for others, and features kept take of the host's memory. */
+/** The most that patches decoded ahead and features kept take of the host's memory. */
 function mediaBytes(
   { vision }: ModelSpec,
   { patches }: BatchLimits,
@@ -293,8 +292,7 @@ function mediaBytes(
   const { patchWidth, mergeSize, outSize, deepstackLayers } = vision.shape;
   const all = datasets.reduce((sum, dataset) => sum + (dataset?.patchCounts?.reduce((a, b) => a + b, 0) ?? 0), 0);
   const features = dtypeBytes(dtype, (all / mergeSize ** 2) * outSize * (1 + deepstackLayers.length));
-  const held = Math.min(PatchArrays.MOST_HELD, all * patchWidth * Float32Array.BYTES_PER_ELEMENT);
-  return DECODER_BYTES + streamBytes(patches, all, patchWidth) + held + Math.min(cache, features);
+  return DECODER_BYTES + streamBytes(patches, all, patchWidth) + Math.min(cache, features);
 }
 
 function largest(train: BatchLimits, evaluation: BatchLimits | undefined): BatchLimits {

@@ -41,8 +41,8 @@ export interface Stage {
 
 /**
  * Words and descriptions first, since a description holds a dozen answers where a question holds one; then questions too, which now find
- * something to speak of; at last questions alone, for what takes longest: which of two things
- * is left of the other, and how many there are of a kind.
+ * something to speak of; at last questions alone, for what takes longest: which of two things is left of the other, and how many there are of
+ * a kind.
  * The shipped weights are of a GPU in the first two stages and of a CPU in the others: one device alone gives other bytes.
  */
 export const STAGES: readonly Stage[] = [

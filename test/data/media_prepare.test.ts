@@ -263,3 +263,21 @@ test('bounds on the pixels of a video replace those of the model', async (t) => 
   t.true(few < whole, `${few}, ${whole}`);
   await t.throwsAsync(patches({ minFrames: 9, maxFrames: 8 }), { code: 'ERR_USAGE', message: /9.*8/ });
 });
+
+test('the memory of patches that were read holds those of the next picture, and no trace of the last', async (t) => {
+  const [first, second] = await Promise.all(
+    ['tall.png', 'wide.png'].map((name) =>
+      reader.see({ type: 'image', image: join(MEDIA, name), field: 'image' }, MEDIA, 'here'),
+    ),
+  );
+  const used = await reader.patches(first!, 'here');
+  const { buffer } = used;
+  reader.recycle(used);
+  t.deepEqual([used.length, buffer.byteLength], [0, 0]);
+  for (const seen of [first!, second!]) {
+    const fresh = await MediaReader.load(TINY, tokenizer);
+    const again = await reader.patches(seen, 'here');
+    t.deepEqual(again, await fresh.patches(seen, 'here'));
+    reader.recycle(again);
+  }
+});

@@ -105,15 +105,11 @@ test.serial('answers were not learned by heart alone: problems that no training 
   for (const [prompt, expected] of HELD_OUT) t.is((await model.complete({ prompt })).text, expected, prompt);
 });
 
-test.serial(
-  'of pictures that no training row is like nine in ten questions are answered right, in each category four in five',
-  async (t) => {
-    const model = await Generator.load(MODEL);
-    t.teardown(() => model.release());
-    // Of a seed that nothing was chosen by.
-    const { score, wrong } = await look(model, { side: 'test', seed: 1, count: 200, forms: PLAIN_FORMS });
-    const told = JSON.stringify(wrong, null, 1);
-    t.true(score.all.right >= 0.9 * score.all.asked, told);
-    for (const category of PICTURE_CATEGORIES) t.true(score[category].right >= 0.8 * score[category].asked, told);
-  },
-);
+test.serial('of pictures that no training row is like nine in ten questions are answered right in each category', async (t) => {
+  const model = await Generator.load(MODEL);
+  t.teardown(() => model.release());
+  // Of a seed that nothing was chosen by.
+  const { score, wrong } = await look(model, { side: 'test', seed: 1, count: 200, forms: PLAIN_FORMS });
+  const told = JSON.stringify(wrong, null, 1);
+  for (const category of PICTURE_CATEGORIES) t.true(score[category].right >= 0.9 * score[category].asked, told);
+});
