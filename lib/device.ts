@@ -1,4 +1,5 @@
 /** Where to compute: the one place that settles a device option. */
+import { placeOf } from './distributed/place.js';
 import { VltuneError } from './errors.js';
 import { addon, type CudaInfo, type Device, type GpuInfo } from './native.js';
 import { expectation, type OptionSpec, showValue } from './options.js';
@@ -20,13 +21,14 @@ export function deviceOption(group: string): OptionSpec {
 
 /** The kind of device that an option means on this machine. Nothing is opened. */
 export function deviceKind(option: DeviceOption | undefined): Device {
+  if (indexOf(option) === undefined && option !== 'cpu') ownIndex();
   if (option === undefined || option === 'auto') return addon().cudaInfo().available ? 'cuda' : 'cpu';
   return option === 'cpu' ? 'cpu' : 'cuda';
 }
 
 /** The GPU that an option means, if it is there. */
 export function gpuOf(option: DeviceOption | undefined): GpuInfo | undefined {
-  const number = indexOf(option) ?? 0;
+  const number = indexOf(option) ?? ownIndex();
   return addon()
     .cudaInfo()
     .devices.find(({ index }) => index === number);
@@ -44,6 +46,23 @@ export function openDevice(option: DeviceOption | undefined): Device {
   if (cuda.available) return 'cuda';
   if (index !== undefined) select(0);
   throw noDevice(option!, cuda);
+}
+
+let own: number | undefined;
+
+/**
+ * The number of the GPU that 'cuda' means where none is named, chosen at the first call: 0, or, of several processes that a launcher started
+ * on this machine, that of this process there (but 0 if it is let see one GPU alone).
+ */
+function ownIndex(): number {
+  if (own !== undefined) return own;
+  own = placeOf()?.localRank ?? 0;
+  if (own === 0) return own;
+  select(own); // before anything opens another one
+  if (addon().cudaInfo().devices.length !== 1) return own;
+  own = 0;
+  select(own);
+  return own;
 }
 
 /** What keeps a GPU from being chosen is told by `cudaInfo`, with what there is. */

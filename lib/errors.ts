@@ -12,6 +12,7 @@ export type ErrorCode =
   | 'ERR_UNSUPPORTED' // understood, but not built here
   | 'ERR_NAN' // the loss or the gradient norm is not finite
   | 'ERR_CANCELLED' // an AbortSignal fired
+  | 'ERR_PEER' // another process of the same run failed or is gone
   // thrown by native code:
   | 'ERR_SHAPE'
   | 'ERR_DTYPE'

@@ -39,6 +39,11 @@ export interface Executable {
   readonly __executable: unique symbol;
 }
 
+/** This process among those that add up their tensors through NCCL. Opaque. */
+export interface Communicator {
+  readonly __communicator: unique symbol;
+}
+
 /** A tensor in a storage. Byte offsets; contiguous, row-major. */
 export interface TensorRef {
   readonly storage: Storage;
@@ -126,7 +131,16 @@ export interface CudaInfo {
   readonly runtime: string;
   readonly devices: readonly GpuInfo[];
   /** cuBLASLt, which the large products use where it is found. */
-  readonly blas: { readonly found: boolean; readonly path: string; readonly version: string; readonly reason: string };
+  readonly blas: LibraryInfo;
+}
+
+/** A library that is opened at run time. */
+export interface LibraryInfo {
+  readonly found: boolean;
+  readonly path: string;
+  readonly version: string;
+  /** Why not; '' if it was found. */
+  readonly reason: string;
 }
 
 /** One direction of a resize: output i is the sum of `weights[i, k] * input[starts[i] + k]`, plus half, shifted down, clipped to a byte. */
@@ -169,7 +183,7 @@ export interface Addon {
   mapFile(path: string): Storage;
   storageBytes(storage: Storage): number;
   /** Frees at once; later use of the storage is ERR_ARGUMENT. A storage in use by a running program is freed when that ends. */
-  release(storage: Storage): void;
+  release(handle: Storage | Executable | Communicator): void;
   /** Tells the system that a mapped range is not needed for now (its pages are dropped from memory and read again on use). */
   adviseUnneeded(storage: Storage, offset: number, bytes: number): void;
   read(storage: Storage, offset: number, into: ArrayBufferView): void;
@@ -220,6 +234,17 @@ export interface Addon {
     attrs: Readonly<Record<string, number>>,
     options: { readonly repeats: number; readonly flushL2: boolean },
   ): Promise<Float64Array>;
+
+  /** Opens NCCL, if it was not yet. */
+  ncclInfo(): LibraryInfo;
+  /** What the first process makes for `ncclCommunicator` and hands to the others. ERR_NO_DEVICE without NCCL. */
+  ncclUniqueId(): Uint8Array;
+  /** This process as number `rank` of `size`, each on a GPU of its own. They are connected by the first sum. */
+  ncclCommunicator(id: Uint8Array, rank: number, size: number): Communicator;
+  /** Puts the sum over all processes in the place of `count` f32, off the main thread; all call it alike. ERR_DEVICE with NCCL's words. */
+  ncclAllReduce(communicator: Communicator, storage: Storage, offset: number, count: number): Promise<void>;
+  /** A sum that waits for others, and any to come, is ERR_CANCELLED. */
+  ncclAbort(communicator: Communicator): void;
 
   /**
    * Frames (RGB bytes of one size) to rows of patches in `out`, off the main thread. Neither may be changed or transferred to another

@@ -27,6 +27,11 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("times", times);
   add("profile", profile);
   add("timeOp", time_op);
+  add("ncclInfo", nccl_info);
+  add("ncclUniqueId", nccl_unique_id);
+  add("ncclCommunicator", nccl_communicator);
+  add("ncclAllReduce", nccl_all_reduce);
+  add("ncclAbort", nccl_abort);
   add("imagePatches", image_patches);
   add("largeArray", large_array);
   add("cpuInfo", cpu_info);

@@ -1,5 +1,7 @@
 /** `vltune bench step`: a training step at true size, on random weights that are made in place. */
 import { createHash } from 'node:crypto';
+import type { Workers } from '../distributed/workers.js';
+import { VltuneError } from '../errors.js';
 import type { ModelSpec } from '../models/family.js';
 import type { Trainables } from '../models/trainables.js';
 import { addon, type Device } from '../native.js';
@@ -33,11 +35,14 @@ export interface StepBenchOptions {
   /** Also measure each op of a micro-step. */
   readonly profile: boolean;
   readonly signal?: AbortSignal | undefined;
+  /** Those that train together: each computes as many micro-batches, of rows of its own. */
+  readonly workers?: Workers | undefined;
 }
 
 export interface StepBenchResult {
-  /** By the median step. */
+  /** By the median step; of all processes together. */
   readonly tokensPerSecond: number;
+  readonly processes: number;
   /** Milliseconds of an update: all micro-steps and the optimizer; the median, the least and the most. */
   readonly stepMs: number;
   readonly stepMsSpread: readonly [number, number];
@@ -49,6 +54,8 @@ export interface StepBenchResult {
   readonly flopsPerToken: number;
   /** Milliseconds of an update in which no program ran: batches, writes, bookkeeping. */
   readonly hostMs: number;
+  /** Milliseconds of an update in which gradients were added up over all processes, waiting for the slowest included. */
+  readonly sumMs: number;
   readonly recompute: string;
   readonly loss: number;
   /** Of every parameter's bytes after the last update: the same options give the same. */
@@ -60,7 +67,8 @@ const WARM_UP = 2;
 
 /** Runs the benchmark. ERR_OUT_OF_MEMORY if no plan fits. */
 export async function benchStep(options: StepBenchOptions): Promise<StepBenchResult> {
-  const { shape, device, dtype, maxLength, perDeviceTrainBatchSize: rows, gradientAccumulationSteps, signal } = options;
+  const { shape, device, dtype, maxLength, perDeviceTrainBatchSize: rows, gradientAccumulationSteps, signal, workers } = options;
+  const [rank, processes] = workers ? [workers.rank, workers.size] : [0, 1];
   const spec = modelOfShape(shape);
   const trainables = recipeAdapters(spec, options.loraR);
   const { limit } = memoryBudget(device, options.memory, true);
@@ -89,22 +97,28 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
     }
     const times: number[] = [];
     const hostTimes: number[] = [];
+    const sumTimes: number[] = [];
+    const lossScale = 1 / (rows * (maxLength - 1) * gradientAccumulationSteps * processes);
+    // No two micro-batches of a run are the same rows.
+    const batchOf = (index: number) => randomBatch(spec, rows, maxLength, index * processes + rank);
     let loss = 0;
-    let batch = randomBatch(spec, rows, maxLength, gradientAccumulationSteps);
+    let batch = batchOf(gradientAccumulationSteps);
     for (let t = 1; t <= WARM_UP + options.steps; t++) {
       const started = performance.now();
       let inPrograms = 0;
       for (let micro = 0; micro < gradientAccumulationSteps; micro++) {
         const begun = performance.now();
-        const running = step.microStep(batch, 1 / (rows * (maxLength - 1) * gradientAccumulationSteps), [t, micro], signal);
+        const running = step.microStep(batch, lossScale, [t, micro * processes + rank], signal);
         // The next batch is made while native code works on this one, as the trainer reads it.
-        const next = randomBatch(spec, rows, maxLength, t * gradientAccumulationSteps + micro + 1);
+        const next = batchOf(t * gradientAccumulationSteps + micro + 1);
         await running;
         inPrograms += performance.now() - begun;
         batch = next;
       }
       const hyper = { learningRate: 2e-5, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, step: t };
       const begun = performance.now();
+      await workers?.sum(step.gradients);
+      const summed = performance.now();
       loss = (await step.update(hyper)).loss;
       const ended = performance.now();
       inPrograms += ended - begun;
@@ -112,6 +126,7 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
       if (t > WARM_UP) {
         times.push(passed);
         hostTimes.push(passed - inPrograms);
+        sumTimes.push(summed - begun);
       }
     }
     const peakMemoryBytes = device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : usedOnDevice();
@@ -123,18 +138,24 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
     }
     const digest = createHash('sha256');
     for (const { name } of trainables.layout.parameters) digest.update(step.readParameter(name));
+    const parametersSha256 = digest.digest('hex');
+    if (workers && new Set(await workers.gather(parametersSha256)).size > 1) {
+      throw new VltuneError('ERR_INTERNAL', 'the processes have other parameters after the last update');
+    }
     const stepMs = quantile(times, 0.5);
     return {
-      tokensPerSecond: (rows * maxLength * gradientAccumulationSteps * 1000) / stepMs,
+      tokensPerSecond: (rows * maxLength * gradientAccumulationSteps * processes * 1000) / stepMs,
+      processes,
       stepMs,
       stepMsSpread: [Math.min(...times), Math.max(...times)],
       peakMemoryBytes,
       plannedMemoryBytes: step.memory.total,
       flopsPerToken: flopsPerToken(spec, trainables, maxLength),
       hostMs: quantile(hostTimes, 0.5),
+      sumMs: quantile(sumTimes, 0.5),
       recompute: step.memory.recompute,
       loss,
-      parametersSha256: digest.digest('hex'),
+      parametersSha256,
       ...(ops && { ops }),
     };
   } finally {

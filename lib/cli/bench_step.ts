@@ -1,7 +1,9 @@
 /** `vltune bench step`: a training step at true size on random weights. */
 import { SHAPE_NAMES } from '../bench/random_model.js';
-import { benchStep } from '../bench/step.js';
+import { benchStep, type StepBenchResult } from '../bench/step.js';
 import { type DeviceOption, deviceOption, openDevice } from '../device.js';
+import { leads } from '../distributed/place.js';
+import { ddpTimeoutOption, Workers } from '../distributed/workers.js';
 import { COMPUTE_DTYPES, type ComputeDType, generationActivations } from '../dtype.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
@@ -77,6 +79,7 @@ const TABLE: OptionTable = {
     defaultText: 'what the device has free',
     help: 'What the plan must fit in',
   },
+  ddpTimeout: ddpTimeoutOption(MACHINE),
   gradientCheckpointing: { kind: 'flag', fallback: false, onOnly: true, group: MACHINE, help: 'Recompute every layer' },
   steps: {
     kind: 'integer',
@@ -94,22 +97,35 @@ const TABLE: OptionTable = {
 async function run({ given, output, signal }: CommandContext): Promise<void> {
   const { values, errors } = checkOptions(TABLE, given);
   failOnErrors(errors);
-  const result = await benchStep({
-    shape: values.shape as string,
-    perDeviceTrainBatchSize: values.perDeviceTrainBatchSize as number,
-    maxLength: values.maxLength as number,
-    gradientAccumulationSteps: values.gradientAccumulationSteps as number,
-    loadIn4bit: values.loadIn4bit as boolean,
-    dtype: generationActivations(values.dtype as ComputeDType | undefined, values.device as DeviceOption),
-    device: openDevice(values.device as DeviceOption),
-    loraR: values.loraR as number,
-    optim: values.optim as 'adamw_8bit' | 'adamw_torch',
-    gradientCheckpointing: values.gradientCheckpointing as boolean,
-    memory: values.memory as number | undefined,
-    steps: values.steps as number,
-    profile: values.profile as boolean,
-    signal,
-  });
+  const device = values.device as DeviceOption;
+  const workers = await Workers.join({ device, ddpTimeout: values.ddpTimeout as number }, signal);
+  let result: StepBenchResult;
+  try {
+    result = await benchStep({
+      shape: values.shape as string,
+      perDeviceTrainBatchSize: values.perDeviceTrainBatchSize as number,
+      maxLength: values.maxLength as number,
+      gradientAccumulationSteps: values.gradientAccumulationSteps as number,
+      loadIn4bit: values.loadIn4bit as boolean,
+      dtype: generationActivations(values.dtype as ComputeDType | undefined, device),
+      device: workers?.device ?? openDevice(device),
+      loraR: values.loraR as number,
+      optim: values.optim as 'adamw_8bit' | 'adamw_torch',
+      gradientCheckpointing: values.gradientCheckpointing as boolean,
+      memory: values.memory as number | undefined,
+      steps: values.steps as number,
+      profile: values.profile as boolean,
+      signal,
+      workers,
+    });
+    await workers?.leave();
+  } catch (error) {
+    workers?.fail(error);
+    throw error;
+  }
+  if (!leads()) return;
+  if (result.processes > 1)
+    output.say(`${result.processes} processes; gradients are added up in ${result.sumMs.toFixed(1)} ms of an update`);
   output.say(
     `${formatCount(result.tokensPerSecond)} tokens/s; an update ${result.stepMs.toFixed(1)} ms, ${result.hostMs.toFixed(2)} of them the host's`,
   );

@@ -19,7 +19,7 @@ export interface CommandSpec {
   readonly table: OptionTable;
   /** Whether a YAML file with options may come first. */
   readonly recipe: boolean;
-  /** The key of a required option that is given as the command's one argument, without its name. */
+  /** The key of a required option that is given without its name: the command's one argument, or if it is a list all words from the first on. */
   readonly argument?: string;
   /** Shown under the options in `--help`. */
   readonly examples: readonly string[];
@@ -29,17 +29,17 @@ export interface CommandSpec {
 const GENERAL = 'General:';
 const JSON_HELP = 'Print one JSON object a line on stdout and nothing else there';
 
-/** Bad usage that commander found and has already told of, or help that it has printed. */
-export class UsageExit extends Error {
-  readonly exitCode: 0 | 2;
+/** The end of a command that has told all: help was printed, commander has explained bad usage, or a process that was started did. */
+export class QuietExit extends Error {
+  readonly exitCode: number;
 
-  constructor(exitCode: 0 | 2) {
+  constructor(exitCode: number) {
     super();
     this.exitCode = exitCode;
   }
 }
 
-/** Parses the arguments after the command's name. Throws UsageExit, or what is wrong with the recipe. */
+/** Parses the arguments after the command's name. Throws QuietExit, or what is wrong with the recipe. */
 export async function parseCommand(
   spec: CommandSpec,
   args: readonly string[],
@@ -48,12 +48,12 @@ export async function parseCommand(
   try {
     command.parse(args, { from: 'user' });
   } catch (error) {
-    if (error instanceof CommanderError) throw new UsageExit(error.exitCode === 0 ? 0 : 2);
+    if (error instanceof CommanderError) throw new QuietExit(error.exitCode === 0 ? 0 : 2);
     throw error;
   }
   const { json, ...fromLine } = command.opts<Record<string, unknown>>();
   const { argument } = spec;
-  if (argument !== undefined) fromLine[argument] = command.args[0];
+  if (argument !== undefined) fromLine[argument] = spec.table[argument]!.kind === 'list' ? command.args : command.args[0];
   const path = spec.recipe ? command.args[0] : undefined;
   const recipe = path === undefined ? { values: {}, names: {} as Record<string, string> } : await readRecipe(path, spec.table);
   const onLine = (key: string): boolean => Object.hasOwn(fromLine, key);
@@ -81,8 +81,8 @@ function buildCommand(spec: CommandSpec): Command {
     .configureOutput({ outputError: (text, write) => write(explain(text, spec)) });
   if (spec.recipe) command.argument('[recipe.yaml]', 'options by name, in snake or kebab case; the command line goes before it');
   for (const [key, option] of Object.entries(spec.table)) {
-    if (key === spec.argument) command.argument(`<${option.value}>`, option.help);
-    else addOption(command, key, option);
+    if (key !== spec.argument) addOption(command, key, option);
+    else command.argument(`<${option.value}>`, option.help).passThroughOptions(option.kind === 'list');
   }
   command.addOption(new Option('--json', JSON_HELP).helpGroup(GENERAL));
   command.addHelpText(

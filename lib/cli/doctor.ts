@@ -1,7 +1,7 @@
 /** `vltune doctor`: what this machine has, and what vltune will use of it. */
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { type DeviceOption, deviceOption, openDevice } from '../device.js';
-import { addon, type CudaInfo, type Device, PACKAGE_ROOT } from '../native.js';
+import { addon, type CudaInfo, type Device, type LibraryInfo, PACKAGE_ROOT } from '../native.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import { hubCache } from '../weights/hub.js';
 import type { CommandContext, CommandSpec } from './command.js';
@@ -10,7 +10,10 @@ import { formatBytes } from './output.js';
 const TABLE: OptionTable = { device: deviceOption('Machine') };
 
 /** What there is of CUDA, a line a GPU. */
-function cudaLines({ compiled, available, reason, driver, runtime, devices, blas }: CudaInfo): [string, string][] {
+function cudaLines(
+  { compiled, available, reason, driver, runtime, devices, blas }: CudaInfo,
+  nccl: LibraryInfo,
+): [string, string][] {
   const versions = [driver && `driver ${driver}`, runtime && `runtime ${runtime}`].filter(Boolean).join(', ');
   if (!compiled) return [['CUDA', `not in this build${reason ? ` (${reason})` : ''}`]];
   const gpus = devices.map((gpu): [string, string] => [
@@ -28,6 +31,7 @@ function cudaLines({ compiled, available, reason, driver, runtime, devices, blas
           ? `not found: ${blas.reason} (large products are slower without it)`
           : 'not looked for',
     ],
+    ['NCCL', nccl.found ? `${nccl.version}, ${nccl.path}` : `not found: ${nccl.reason} (several GPUs train together through it)`],
   ];
 }
 
@@ -45,6 +49,7 @@ async function run({ given, output }: CommandContext): Promise<void> {
   const native = addon();
   const cpu = native.cpuInfo();
   const cuda = native.cudaInfo();
+  const nccl = native.ncclInfo();
   const report = {
     platform: `${process.platform}-${process.arch}`,
     node: process.version,
@@ -60,6 +65,7 @@ async function run({ given, output }: CommandContext): Promise<void> {
     },
     memory: { totalBytes: totalmem(), freeBytes: freemem() },
     cuda,
+    nccl,
     device: device ?? null,
     hub: {
       cache: hubCache(),
@@ -79,7 +85,7 @@ async function run({ given, output }: CommandContext): Promise<void> {
     ['kernels', [report.cpu.kernels, ...extras].join(', ')],
     ['threads', `${cpu.threads} of ${report.cpu.available} (VLTUNE_NUM_THREADS or --threads changes it)`],
     ['memory', `${formatBytes(report.memory.freeBytes)} free of ${formatBytes(report.memory.totalBytes)}`],
-    ...cudaLines(cuda),
+    ...cudaLines(cuda, nccl),
     ['device', device === undefined ? 'none' : `${device} (--device changes it)`],
     ['models', `${report.hub.cache}${report.hub.offline ? ' (offline)' : ''}, HF_TOKEN ${report.hub.token}`],
     ['package', PACKAGE_ROOT],

@@ -3,9 +3,8 @@
  * The command `vltune`. It knows the names of the commands and loads the one that is asked for; an exit code is 0 for done, 1 for
  * a run that failed, 2 for bad usage or bad input, 130 for an interrupted one.
  */
-import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
+import { packageVersion } from '../version.js';
 import type { CommandSpec } from './command.js';
 
 interface CommandEntry {
@@ -17,6 +16,7 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   demo: { summary: 'Do the whole job once on the shipped tiny model', load: () => import('./demo.js') },
   convert: { summary: 'Turn an Alpaca file into messages', load: () => import('./convert.js') },
   train: { summary: 'Fine-tune a model on a dataset', load: () => import('./train.js') },
+  launch: { summary: 'Start a command once for each of several GPUs', load: () => import('./launch.js') },
   generate: { summary: 'Let a model answer', load: () => import('./generate.js') },
   report: { summary: 'Write a training run as one HTML file', load: () => import('./report.js') },
   merge: { summary: 'Merge an adapter into its model', load: () => import('./merge.js') },
@@ -28,16 +28,11 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   'bench generate': { summary: 'Time generation at true size on random weights', load: () => import('./bench_generate.js') },
 };
 
-function version(): string {
-  const path = fileURLToPath(new URL('../../../package.json', import.meta.url));
-  return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version;
-}
-
 /** Help, version and everything that names no command. */
 function topLevel(args: readonly string[]): number {
   const program = new Command('vltune')
     .description('Fine-tune vision-language models from Node.js: NF4, LoRA and 8-bit AdamW, no Python')
-    .version(version(), '-v, --version', 'Show the version')
+    .version(packageVersion(), '-v, --version', 'Show the version')
     .helpOption('-h, --help', 'Show this help')
     .helpCommand(false)
     .exitOverride()

@@ -1,6 +1,7 @@
 /** Runs a command: options in, signals heard, errors told in one line, an exit code out. */
+import { leads } from '../distributed/place.js';
 import { isUserError, VltuneError } from '../errors.js';
-import { type CommandSpec, parseCommand, UsageExit } from './command.js';
+import { type CommandSpec, parseCommand, QuietExit } from './command.js';
 
 export const EXIT_DONE = 0;
 export const EXIT_FAILED = 1;
@@ -23,7 +24,8 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
       return;
     }
     first = performance.now();
-    process.stderr.write('\nvltune: stopping after this step; once more to stop at once\n');
+    if (command.name !== 'launch' && leads())
+      process.stderr.write('\nvltune: stopping after this step; once more to stop at once\n');
     interrupt.abort();
   };
   process.on('SIGINT', onSignal);
@@ -33,7 +35,7 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
     await command.run({ given, output, signal: interrupt.signal });
     return EXIT_DONE;
   } catch (error) {
-    if (error instanceof UsageExit) return error.exitCode;
+    if (error instanceof QuietExit) return error.exitCode;
     return report(error);
   } finally {
     // Once interrupted the process is about to end with its own exit code: a late second signal must not take that from it.
@@ -62,6 +64,7 @@ function report(error: unknown): number {
   const message = error instanceof Error ? error.message : String(error);
   // Native errors carry vltune's codes; the loader of the addon begins its list of remedies with our name.
   const foreseen = error instanceof VltuneError || NATIVE_CODES.has(String(code)) || message.startsWith('vltune: ');
+  if (code === 'ERR_CANCELLED' && !leads()) return EXIT_INTERRUPTED;
   process.stderr.write(
     foreseen
       ? `vltune: ${message.replace(/^vltune: /, '')}\n`

@@ -1,5 +1,6 @@
 /** `vltune train`: options to a run, and the run's events to people or to JSON. */
 import { join } from 'node:path';
+import { leads } from '../distributed/place.js';
 import { writeFileAtomic } from '../files.js';
 import type { GivenOptions } from '../options.js';
 import { lossChart } from '../report/loss_chart.js';
@@ -89,7 +90,7 @@ export class TrainReporter {
     if (event.skipped_rows > 0)
       this.#output.warn(`${formatCount(event.skipped_rows)} rows were left out (images with --skip-images, or no target)`);
     this.#output.say(
-      `${formatCount(event.steps)} updates of ${formatCount(event.trainable_parameters)} parameters, ${formatBytes(event.planned_memory_bytes)} planned${event.device === 'cuda' ? ' on the GPU' : ''}`,
+      `${formatCount(event.steps)} updates of ${formatCount(event.trainable_parameters)} parameters, ${formatBytes(event.planned_memory_bytes)} planned${event.device === 'cuda' ? ' on the GPU' : ''}${event.processes > 1 ? ` of each of ${event.processes} processes` : ''}`,
     );
     if (event.resumed_step > 0) this.#output.say(`going on after update ${formatCount(event.resumed_step)}`);
   }
@@ -139,6 +140,7 @@ export async function writeLossChart(outputDir: string, log: readonly LogEntry[]
 
 async function run({ given, output, signal }: CommandContext): Promise<void> {
   const options = checkedTrainOptions(given);
+  if (!leads()) return void (await train(options, { signal }));
   const reporter = new TrainReporter(output);
   try {
     const result = await train(options, { ...reporter.hooks, signal });

@@ -72,6 +72,6 @@ export class Program {
 
   /** Frees what only this program holds. */
   release(): void {
-    addon().release(this.#executable as unknown as Storage);
+    addon().release(this.#executable);
   }
 }

@@ -5,6 +5,7 @@
  */
 import { type MediaArgs, mediaOptionErrors, mediaOptionSpecs } from '../data/media/media_options.js';
 import { type DeviceOption, deviceOption } from '../device.js';
+import { ddpTimeoutOption } from '../distributed/workers.js';
 import { COMPUTE_DTYPES, type ComputeDType, dtypeFault, trainingDType } from '../dtype.js';
 import { checkOptions, failOnErrors, type GivenOptions, type OptionSpec } from '../options.js';
 import type { LayerScope } from '../weights/target_modules.js';
@@ -88,6 +89,8 @@ export interface TrainArgs extends MediaArgs {
   readonly visionCache: number;
   /** undefined: VLTUNE_NUM_THREADS, else OMP_NUM_THREADS, else all CPUs of the process. */
   readonly threads: number | undefined;
+  /** Seconds to wait for the other processes, where a launcher started several. */
+  readonly ddpTimeout: number;
 
   readonly loggingSteps: number;
   /** undefined: at the end of each epoch (if there is an `evalDataset`). */
@@ -370,6 +373,7 @@ export const TRAIN_OPTIONS: Readonly<Record<keyof TrainArgs, OptionSpec>> = {
     group: MACHINE,
     help: 'CPU threads',
   },
+  ddpTimeout: ddpTimeoutOption(MACHINE),
   gradientCheckpointing: {
     kind: 'flag',
     fallback: false,

@@ -36,10 +36,13 @@ export interface RunState {
   readonly logHistory: readonly LogEntry[];
 }
 
-/** What must be the same for a run to go on with the same bits: fingerprints of the weights and of the rows. */
+/** What must be the same for a run to go on with the same bits, beside the options. */
 export interface RunIdentity {
+  /** Fingerprints of the weights and of the rows. */
   readonly model: string;
   readonly dataset: string;
+  /** Micro-batches of an update: gradient accumulation steps times processes, which may trade with each other. */
+  readonly microBatches: number;
 }
 
 export interface NewCheckpoint {
@@ -77,6 +80,8 @@ const MAY_CHANGE: ReadonlySet<keyof TrainArgs> = new Set([
   'allowRemoteImages',
   'visionCache',
   'device',
+  'ddpTimeout',
+  'gradientAccumulationSteps',
   'gradientCheckpointing',
   'embeddingOnHost',
   'memory',
@@ -103,7 +108,7 @@ export async function saveCheckpoint(outputDir: string, checkpoint: NewCheckpoin
       await writeSafetensors(join(temporary, OPTIMIZER_FILE), checkpoint.optimizer);
       await writeFileAtomic(
         join(temporary, ARGS_FILE),
-        `${JSON.stringify({ ...argsAsJson(args), vltune: identity }, null, 2)}\n`,
+        `${JSON.stringify({ ...argsAsJson(args), vltune: identityAsJson(identity) }, null, 2)}\n`,
       );
       await writeFileAtomic(join(temporary, STATE_FILE), `${JSON.stringify(stateAsJson(state, args), null, 2)}\n`);
     },
@@ -142,6 +147,13 @@ export async function loadCheckpoint(folder: string): Promise<SavedCheckpoint> {
       );
     }
   }
+  const microBatches = identity.micro_batches ?? args.gradient_accumulation_steps; // older checkpoints are of one process
+  if (typeof microBatches !== 'number') {
+    throw new VltuneError(
+      'ERR_BAD_CHECKPOINT',
+      `${join(folder, ARGS_FILE)}: vltune.micro_batches: expected a number, got ${showValue(microBatches)}`,
+    );
+  }
   if (!Number.isInteger(number('global_step')) || !Array.isArray(state.log_history)) {
     throw new VltuneError('ERR_BAD_CHECKPOINT', `${join(folder, STATE_FILE)}: not a trainer state`);
   }
@@ -149,7 +161,7 @@ export async function loadCheckpoint(folder: string): Promise<SavedCheckpoint> {
   return {
     folder,
     args,
-    identity: identity as unknown as RunIdentity,
+    identity: { model: identity.model as string, dataset: identity.dataset as string, microBatches },
     optimizer: new Map(optimizer.tensors.map((tensor) => [tensor.name, tensor])),
     state: {
       globalStep: number('global_step'),
@@ -191,6 +203,14 @@ export function checkSameRun(checkpoint: SavedCheckpoint, args: TrainArgs, ident
     if (checkpoint.identity[key] !== identity[key]) {
       errors.push(`--${key}: ${key === 'model' ? 'its weights' : 'its rows'} are not those that the checkpoint was trained with`);
     }
+  }
+  const { microBatches } = checkpoint.identity;
+  if (microBatches !== identity.microBatches) {
+    const processes = identity.microBatches / args.gradientAccumulationSteps;
+    const times = processes > 1 ? ` times ${processes} processes` : '';
+    errors.push(
+      `--gradient-accumulation-steps: expected ${microBatches} micro-batches an update as in the checkpoint, got ${args.gradientAccumulationSteps}${times}`,
+    );
   }
   const now = argsAsJson(args);
   for (const key of Object.keys(TRAIN_OPTIONS) as (keyof TrainArgs)[]) {
@@ -263,6 +283,10 @@ async function namesIn(folder: string): Promise<string[]> {
 async function checkpointNames(outputDir: string): Promise<string[]> {
   const step = (name: string): number => Number(NAME.exec(name)?.[1]);
   return (await namesIn(outputDir)).filter((name) => NAME.test(name)).sort((a, b) => step(b) - step(a));
+}
+
+function identityAsJson({ model, dataset, microBatches }: RunIdentity): Record<string, unknown> {
+  return { model, dataset, micro_batches: microBatches };
 }
 
 /** The options by their names in transformers, PEFT and TRL; null where none was given and there is no default. */

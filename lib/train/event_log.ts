@@ -8,11 +8,11 @@
  * Times and speeds are in no other file of the folder: checkpoints of the same run are the same bytes. A run that goes on from a
  * checkpoint adds to the file, and its `start` says with `resumed_step` from where on the events before it no longer hold.
  */
-import { readFileSync } from 'node:fs';
 import { appendFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ioError, writeFileAtomic } from '../files.js';
-import { addon, type Device, PACKAGE_ROOT } from '../native.js';
+import { addon, type Device } from '../native.js';
+import { packageVersion } from '../version.js';
 import type { TrainArgs } from './args.js';
 import { argsAsJson } from './checkpoint.js';
 import type { TrainEvent } from './train_events.js';
@@ -65,8 +65,7 @@ export class EventLog {
   }
 
   #about(device: Device): { version: string; machine: string; options: Record<string, unknown> } {
-    const { version } = JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string };
-    return { version, machine: machineName(device, this.#args), options: argsAsJson(this.#args) };
+    return { version: packageVersion(), machine: machineName(device, this.#args), options: argsAsJson(this.#args) };
   }
 }
 

@@ -66,8 +66,18 @@ const HEAP_GROWTH = 4 << 20;
 /** What the decoders of pictures take for themselves: their code, threads and caches. */
 const DECODER_BYTES = 64 << 20;
 
-/** `planning`: nothing will be run, so a GPU need not be there. */
-export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: boolean = false): Promise<Run> {
+export interface RunSettings {
+  /** Nothing will be run, so a GPU need not be there. */
+  readonly planning?: boolean;
+  /** Processes that share each update. */
+  readonly processes?: number;
+}
+
+export async function openRun(
+  args: TrainArgs,
+  hooks: RunHooks = {},
+  { planning = false, processes = 1 }: RunSettings = {},
+): Promise<Run> {
   const device = planning ? plannedDevice(args.device) : openDevice(args.device);
   if (args.threads !== undefined) addon().setThreads(args.threads);
   const folder = await resolveModel(args.model, {
@@ -123,7 +133,7 @@ export async function openRun(args: TrainArgs, hooks: RunHooks = {}, planning: b
     const batches = new BatchPlan(dataset, {
       batchSize: args.perDeviceTrainBatchSize,
       maxLength,
-      gradientAccumulationSteps: args.gradientAccumulationSteps,
+      gradientAccumulationSteps: args.gradientAccumulationSteps * processes,
       packing,
       shuffle: args.shuffle,
       seed,
@@ -251,7 +261,11 @@ export function identityOf(run: Run): RunIdentity {
     run.model.checkpoint.read(tensor, 0, sample);
     hash.update(sample);
   }
-  return { model: hash.digest('hex'), dataset: run.dataset.fingerprint };
+  return {
+    model: hash.digest('hex'),
+    dataset: run.dataset.fingerprint,
+    microBatches: run.batches.options.gradientAccumulationSteps,
+  };
 }
 
 /** `vision`: pictures will be seen, so that what is named of the tower can be trained. */

@@ -23,6 +23,8 @@ export type TrainEvent =
       /** Updates done before, by the checkpoint that the run goes on from. */
       readonly resumed_step: number;
       readonly device: Device;
+      /** That train together; speeds and counts are of all, memory is the first one's. */
+      readonly processes: number;
       readonly planned_memory_bytes: number;
     }
   | {

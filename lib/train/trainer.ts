@@ -1,8 +1,10 @@
 /** `train` and `plan`: a run is opened and checked, trained and closed, or only planned. */
 import { mkdir, rmdir } from 'node:fs/promises';
 import { openDevice } from '../device.js';
+import { Workers } from '../distributed/workers.js';
 import { ensureEmptyOutput } from '../files.js';
 import type { Device } from '../native.js';
+import { optionName } from '../options.js';
 import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
 import { checkpointToResume, checkSameRun, removeCheckpoints, sweepOutput } from './checkpoint.js';
 import { EventLog } from './event_log.js';
@@ -12,6 +14,17 @@ import type { MemoryPlan } from './step_plan.js';
 import type { TrainEvent } from './train_events.js';
 import { type LoopHooks, TrainingLoop, type TrainResult } from './training_loop.js';
 import { initializeParameters, restoreState } from './weights_on_disk.js';
+
+/** A process may have these otherwise than those that it trains with: they do not touch the numbers. */
+const OWN_OPTIONS: ReadonlySet<keyof TrainArgs> = new Set([
+  'device',
+  'threads',
+  'ddpTimeout',
+  'memory',
+  'gradientCheckpointing',
+  'embeddingOnHost',
+  'visionCache',
+]);
 
 export interface TrainHooks extends LoopHooks {
   /** Hears of bytes of weights loaded, and in all. */
@@ -23,43 +36,76 @@ export interface TrainHooks extends LoopHooks {
  * When `signal` aborts, a checkpoint of the last whole update is saved before the promise rejects with ERR_CANCELLED.
  * Rejects with ERR_NAN, naming the step, if the loss or the gradient norm is not finite; checkpoints are kept. In float16 an update whose
  * gradient norm is not finite is skipped, as in torch.amp, unless that is so at any loss scale.
+ *
+ * Where a launcher has started several processes (`distributed/place.ts`), they train together: the first one has `onEvent` called and writes
+ * the files, all resolve. Rejects with ERR_PEER if another one fails or is gone.
  */
 export async function train(options: TrainOptions, hooks: TrainHooks = {}): Promise<TrainResult> {
   const args = resolveTrainArgs(options);
-  openDevice(args.device); // before the output folder is touched
-  const resumed = await prepareOutput(args);
-  const run = await openRun(args, hooks);
+  const workers = await Workers.join(args, hooks.signal);
+  try {
+    if (!workers) openDevice(args.device); // before the output folder is touched
+    const result = await trainWith(workers, args, hooks);
+    await workers?.leave();
+    return result;
+  } catch (error) {
+    // What was cancelled because another process ended is not why the run ended.
+    const cause = workers?.lost.aborted && (error as { code?: string }).code === 'ERR_CANCELLED' ? workers.lost.reason : error;
+    workers?.fail(cause);
+    throw cause;
+  }
+}
+
+async function trainWith(workers: Workers | undefined, args: TrainArgs, hooks: TrainHooks): Promise<TrainResult> {
+  const leads = workers === undefined || workers.rank === 0;
+  let resumed = leads ? await prepareOutput(args) : undefined;
+  await workers?.gather(null); // the others look when the first one has tidied up
+  if (!leads) resumed = await checkpointToResume(args);
+  const run = await openRun(args, hooks, { processes: workers?.size ?? 1 });
   try {
     const identity = identityOf(run);
+    await workers?.agree({ ...sharedOptions(args), ...identity, 'checkpoint to resume': resumed?.state.globalStep ?? 'none' });
     if (resumed) checkSameRun(resumed, args, identity);
     await run.frozen.load(hooks.onLoad, hooks.signal);
     run.step.allocate();
     if (run.sight?.from === 'features') run.sight.encoder.allocate();
     if (resumed) await restoreState(run, resumed);
     else await initializeParameters(run);
-    const created = (await mkdir(args.outputDir, { recursive: true })) !== undefined;
-    const report = args.reportTo === 'tensorboard' ? await TensorBoardReport.open(args.outputDir) : undefined;
-    const log = new EventLog(args, resumed !== undefined);
-    const onEvent = (event: TrainEvent): void => {
+    const runLoop = async (onEvent: (event: TrainEvent) => void): Promise<TrainResult> => {
+      const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent }, workers);
+      return await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
+    };
+    return leads ? await recorded(args, hooks, resumed !== undefined, runLoop) : await runLoop(() => {});
+  } finally {
+    closeRun(run);
+  }
+}
+
+/** Runs a loop whose events go to the caller, into the log and to TensorBoard. */
+async function recorded(
+  args: TrainArgs,
+  hooks: TrainHooks,
+  resumed: boolean,
+  runLoop: (onEvent: (event: TrainEvent) => void) => Promise<TrainResult>,
+): Promise<TrainResult> {
+  const created = (await mkdir(args.outputDir, { recursive: true })) !== undefined;
+  const report = args.reportTo === 'tensorboard' ? await TensorBoardReport.open(args.outputDir) : undefined;
+  const log = new EventLog(args, resumed);
+  try {
+    const result = await runLoop((event) => {
       log.onEvent(event);
       report?.onEvent(event);
       hooks.onEvent?.(event);
-    };
-    try {
-      const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent });
-      const result = await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
-      await log.close();
-      return result;
-    } catch (error) {
-      await log.close().catch(() => {}); // what stopped the run is the error to tell
-      // A run that failed before it saved anything leaves no empty folder.
-      if (created) await rmdir(args.outputDir).catch(() => {});
-      throw error;
-    } finally {
-      await report?.close();
-    }
+    });
+    await log.close();
+    return result;
+  } catch (error) {
+    await log.close().catch(() => {}); // what stopped the run is the error to tell
+    // A run that failed before it saved anything leaves no empty folder.
+    if (created) await rmdir(args.outputDir).catch(() => {});
+    throw error;
   } finally {
-    closeRun(run);
+    await report?.close();
   }
 }
 
@@ -85,7 +131,7 @@ export interface PlanReport {
 
 /** Opens and checks everything as `train` does, and says what it would need. Nothing is allocated or written, and no GPU is needed. */
 export async function plan(options: TrainOptions, hooks: RunHooks = {}): Promise<PlanReport> {
-  const run = await openRun(resolveTrainArgs(options), hooks, true);
+  const run = await openRun(resolveTrainArgs(options), hooks, { planning: true });
   const visionBytes = run.sight?.from === 'features' ? run.sight.encoder.bytes : 0;
   try {
     return {
@@ -104,6 +150,12 @@ export async function plan(options: TrainOptions, hooks: RunHooks = {}): Promise
   } finally {
     closeRun(run);
   }
+}
+
+/** Of the options, those that all processes must have been given alike, by name. */
+function sharedOptions(args: TrainArgs): Record<string, unknown> {
+  const shared = Object.entries(args).filter(([key]) => !OWN_OPTIONS.has(key as keyof TrainArgs));
+  return Object.fromEntries(shared.map(([key, value]) => [optionName(key), value ?? null]));
 }
 
 async function prepareOutput(args: TrainArgs): Promise<Awaited<ReturnType<typeof checkpointToResume>>> {

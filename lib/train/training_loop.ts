@@ -2,6 +2,7 @@
 import { BatchStream } from '../data/batch_stream.js';
 import type { BatchPlan } from '../data/batches.js';
 import type { RowSource } from '../data/token_dataset.js';
+import type { Workers } from '../distributed/workers.js';
 import { VltuneError } from '../errors.js';
 import { addon, type Device } from '../native.js';
 import type { TrainArgs } from './args.js';
@@ -43,6 +44,11 @@ export class TrainingLoop {
   readonly #hooks: LoopHooks;
   readonly #log: LogEntry[];
   readonly #feed: MediaFeed;
+  /** Those that share every update with this process; undefined: it trains alone. */
+  readonly #workers: Workers | undefined;
+  /** Ends what is under way. Of several processes none may leave an update that the others are in, but for one that is gone. */
+  readonly #signal: AbortSignal | undefined;
+  #stopping = false;
   #done = 0;
   #tokensSeen = 0;
   #lossSum = 0;
@@ -51,13 +57,15 @@ export class TrainingLoop {
   #lastSaved = -1;
   #window: Window = emptyWindow();
 
-  constructor(run: Run, identity: RunIdentity, log: readonly LogEntry[], hooks: LoopHooks) {
+  constructor(run: Run, identity: RunIdentity, log: readonly LogEntry[], hooks: LoopHooks, workers?: Workers) {
     this.#run = run;
     this.#args = run.args;
     this.#identity = identity;
     this.#log = [...log];
     this.#hooks = hooks;
     this.#feed = new MediaFeed(run.sight);
+    this.#workers = workers;
+    this.#signal = workers ? workers.lost : hooks.signal;
   }
 
   async run(doneBefore: number, tokensBefore: number): Promise<TrainResult> {
@@ -68,22 +76,22 @@ export class TrainingLoop {
     this.#announce(doneBefore);
     const started = performance.now();
     this.#window = emptyWindow();
-    const stream = this.#stream(this.#run.dataset, microBatches(batches, doneBefore, totalSteps));
+    const stream = this.#stream(this.#run.dataset, this.#ownBatches(batches, doneBefore, totalSteps));
     try {
       while (this.#done < totalSteps) {
         const epoch = Math.floor(this.#done / batches.updatesPerEpoch);
         await this.#update(stream, epoch, this.#done % batches.updatesPerEpoch);
         await this.#afterUpdate();
-        this.#hooks.signal?.throwIfAborted();
+        if (this.#isStopping) throw new VltuneError('ERR_CANCELLED', 'the run was stopped');
       }
     } catch (error) {
-      if (this.#hooks.signal?.aborted) throw await this.#interrupted(error);
+      if (this.#isStopping) throw await this.#interrupted(error);
       throw error;
     } finally {
       await stream.close();
     }
     if (this.#args.saveStrategy !== 'no' && this.#lastSaved !== this.#done && this.#updatesHere > 0) await this.#save();
-    await saveWeights(this.#run, this.#args.outputDir);
+    if (this.#leads) await saveWeights(this.#run, this.#args.outputDir);
 
     const peak = peakBytes(this.#run.device);
     const trainLoss = this.#updatesHere > 0 ? this.#lossSum / this.#updatesHere : 0;
@@ -107,28 +115,29 @@ export class TrainingLoop {
     };
   }
 
-  /** One update: every micro-batch forward and backward, then clip and AdamW. */
+  /** One update: every micro-batch forward and backward, then clip and AdamW. Several processes share the micro-batches. */
   async #update(stream: BatchStream, epoch: number, index: number): Promise<void> {
     const { step, batches, dataset } = this.#run;
     const rows = batches.update(epoch, index);
-    const targetsOf = (batch: Int32Array) => batch.reduce((sum, row) => sum + dataset.targetCounts[row]!, 0);
-    const targets = rows.reduce((sum, batch) => sum + targetsOf(batch), 0);
-    const firstMicroStep = (epoch * batches.updatesPerEpoch + index) * this.#args.gradientAccumulationSteps;
+    const sumOf = (counts: Int32Array, batch: Int32Array) => batch.reduce((sum, row) => sum + counts[row]!, 0);
+    const targets = rows.reduce((sum, batch) => sum + sumOf(dataset.targetCounts, batch), 0);
+    const tokens = rows.reduce((sum, batch) => sum + sumOf(dataset.lengths, batch), 0);
+    const firstMicroStep = (epoch * batches.updatesPerEpoch + index) * batches.options.gradientAccumulationSteps;
 
-    let tokens = 0;
-    for (const [i] of rows.entries()) {
+    for (const i of rows.keys()) {
+      if (!this.#isOwn(i)) continue;
       // Those that follow are read while native code works on this one.
       const batch = stream.next()!;
       const scale =
         this.#args.lossAverage === 'tokens' ? 1 / Math.max(1, targets) : 1 / (Math.max(1, batch.numTargets) * rows.length);
-      const micro = await this.#feed.micro(batch, this.#hooks.signal);
-      await step.microStep(micro, scale, [this.#args.seed | 0, firstMicroStep + i], this.#hooks.signal);
+      const micro = await this.#feed.micro(batch, this.#signal);
+      await step.microStep(micro, scale, [this.#args.seed | 0, firstMicroStep + i], this.#signal);
       this.#feed.recycle(batch, micro);
-      tokens += batch.numTokens;
     }
+    await this.#workers?.sum(step.gradients);
     const made = this.#done - this.#skipped;
     const rate = this.#learningRate(made);
-    const { loss, gradNorm } = await step.update({
+    const { loss: ownLoss, gradNorm } = await step.update({
       learningRate: rate,
       beta1: this.#args.adamBeta1,
       beta2: this.#args.adamBeta2,
@@ -136,6 +145,7 @@ export class TrainingLoop {
       weightDecay: this.#args.weightDecay,
       step: made + 1,
     });
+    const loss = await this.#together(ownLoss);
     const mayOverflow = step.scaler?.isExhausted === false;
     if (!Number.isFinite(loss) || (!Number.isFinite(gradNorm) && !mayOverflow)) {
       const at = step.scaler ? `learning rate ${rate}, loss scale ${step.scaler.state.scale}` : `learning rate ${rate}`;
@@ -152,6 +162,14 @@ export class TrainingLoop {
     this.#window.loss += loss;
     this.#window.updates += 1;
     if (this.#done % this.#args.loggingSteps === 0 || this.#done === this.#run.totalSteps) this.#logStep(gradNorm, rate);
+  }
+
+  /** The loss of all processes' shares; and whether one of them is to stop, which all then do after the same update. */
+  async #together(loss: number): Promise<number> {
+    if (!this.#workers) return loss;
+    const all = await this.#workers.gather({ loss: String(loss), stop: this.#hooks.signal?.aborted === true });
+    this.#stopping = all.some(({ stop }) => stop);
+    return all.reduce((sum, one) => sum + Number(one.loss), 0); // texts, as JSON has no NaN
   }
 
   async #afterUpdate(): Promise<void> {
@@ -193,23 +211,34 @@ export class TrainingLoop {
     const { evalBatches, evalDataset, step } = this.#run;
     const targets = evalDataset!.stats.targetTokens;
     let loss = 0;
-    const stream = this.#stream(evalDataset!, evalBatches!.microBatches(0));
+    const own = evalBatches!.microBatches(0).filter((_, i) => this.#isOwn(i));
+    const stream = this.#stream(evalDataset!, own);
     try {
       for (let batch = stream.next(); batch; batch = stream.next()) {
-        const micro = await this.#feed.micro(batch, this.#hooks.signal);
-        loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#hooks.signal);
+        const micro = await this.#feed.micro(batch, this.#signal);
+        loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#signal);
         this.#feed.recycle(batch, micro);
       }
     } finally {
       await stream.close();
     }
+    if (this.#workers) loss = (await this.#workers.gather(loss)).reduce((sum, one) => sum + one, 0);
     const epoch = this.#epoch();
     this.#log.push({ epoch, step: this.#done, eval_loss: loss });
     this.#emit({ event: 'eval', step: this.#done, epoch, eval_loss: loss, num_target_tokens: targets });
   }
 
+  /** Saves a checkpoint. Returns its path when it is whole, in every process. */
   async #save(): Promise<string> {
-    const path = await saveCheckpoint(this.#args.outputDir, {
+    const path = this.#leads ? await this.#saveCheckpoint() : '';
+    const [saved] = this.#workers ? await this.#workers.gather(path) : [path];
+    this.#lastSaved = this.#done;
+    this.#emit({ event: 'save', step: this.#done, path: saved! });
+    return saved!;
+  }
+
+  async #saveCheckpoint(): Promise<string> {
+    return await saveCheckpoint(this.#args.outputDir, {
       args: this.#args,
       identity: this.#identity,
       state: {
@@ -222,14 +251,12 @@ export class TrainingLoop {
       optimizer: stateTensors(this.#run),
       fill: (folder) => saveWeights(this.#run, folder),
     });
-    this.#lastSaved = this.#done;
-    this.#emit({ event: 'save', step: this.#done, path });
-    return path;
   }
 
   /** Saves what is whole before the run ends at the caller's wish. */
   async #interrupted(cause: unknown): Promise<VltuneError> {
     const saved = this.#done > 0 && this.#lastSaved !== this.#done ? await this.#save() : undefined;
+    await this.#workers?.leave(); // all stop here: none of them has failed
     const where = saved ?? (this.#lastSaved > 0 ? `checkpoint-${this.#lastSaved}` : undefined);
     return new VltuneError(
       'ERR_CANCELLED',
@@ -239,7 +266,30 @@ export class TrainingLoop {
   }
 
   #stream(dataset: RowSource, batches: Iterable<Int32Array>): BatchStream {
-    return new BatchStream(dataset, batches, { wanted: (media) => this.#feed.wants(media), signal: this.#hooks.signal });
+    return new BatchStream(dataset, batches, { wanted: (media) => this.#feed.wants(media), signal: this.#signal });
+  }
+
+  /** The rows of this process's micro-batches of updates `from` to `to`, in order. */
+  *#ownBatches(batches: BatchPlan, from: number, to: number): Generator<Int32Array> {
+    for (let done = from; done < to; done++) {
+      const rows = batches.update(Math.floor(done / batches.updatesPerEpoch), done % batches.updatesPerEpoch);
+      yield* rows.filter((_, i) => this.#isOwn(i));
+    }
+  }
+
+  /** Whether micro-batch `i` of an update, or of an evaluation, is this process's to compute. */
+  #isOwn(i: number): boolean {
+    return !this.#workers || i % this.#workers.size === this.#workers.rank;
+  }
+
+  /** Whether this process writes the run's files and tells of it. */
+  get #leads(): boolean {
+    return !this.#workers || this.#workers.rank === 0;
+  }
+
+  /** Whether the run is to end before its time. */
+  get #isStopping(): boolean {
+    return this.#workers ? this.#stopping : this.#hooks.signal?.aborted === true;
   }
 
   /** Updates that were not made, in f16; the schedule stands still meanwhile, as transformers' does. */
@@ -254,7 +304,8 @@ export class TrainingLoop {
   }
 
   #epoch(): number {
-    return epochAfter(this.#done, this.#run.batches.microBatchesPerEpoch, this.#args.gradientAccumulationSteps);
+    const { microBatchesPerEpoch, options } = this.#run.batches;
+    return epochAfter(this.#done, microBatchesPerEpoch, options.gradientAccumulationSteps);
   }
 
   #announce(resumedStep: number): void {
@@ -277,6 +328,7 @@ export class TrainingLoop {
       steps: totalSteps,
       resumed_step: resumedStep,
       device: this.#run.device,
+      processes: this.#workers?.size ?? 1,
       planned_memory_bytes: plannedBytes,
     });
   }
@@ -284,12 +336,6 @@ export class TrainingLoop {
   #emit(event: TrainEvent): void {
     this.#hooks.onEvent?.(event);
   }
-}
-
-/** The rows of every micro-batch of updates `from` to `to`, in order. */
-function* microBatches(batches: BatchPlan, from: number, to: number): Generator<Int32Array> {
-  for (let done = from; done < to; done++)
-    yield* batches.update(Math.floor(done / batches.updatesPerEpoch), done % batches.updatesPerEpoch);
 }
 
 /** The memory there is in use: resident, or with CUDA on the card, as the driver counts it. */

@@ -119,6 +119,11 @@ export class TrainingStep {
     return { loss, gradNorm: gradNormValue };
   }
 
+  /** All gradients that have accumulated, f32 in one piece: what processes that train together add up before an update. */
+  get gradients(): { readonly storage: Storage; readonly bytes: number } {
+    return { storage: this.#allocated().grads, bytes: this.memory.grads };
+  }
+
   /** A parameter's numbers. */
   readParameter(name: string): Float32Array {
     return this.#readFlat(name, this.#allocated().params);

@@ -7,6 +7,7 @@ namespace {
 
 constexpr napi_type_tag kStorageTag = {0x6e1f0c3a52d94b17, 0x9b0d64c1f7a8e35d};
 constexpr napi_type_tag kExecutableTag = {0x27c85b90e4f14d6b, 0xa3715ef8c09d2b46};
+constexpr napi_type_tag kCommunicatorTag = {0x51f3d87ac64e4b02, 0xbd29e06f83c7514a};
 
 template <class T>
 Napi::Object wrap(Napi::Env env, std::shared_ptr<T> pointer, const napi_type_tag& tag) {
@@ -59,15 +60,22 @@ Napi::Object make_handle(Napi::Env env, std::shared_ptr<Storage> storage) { retu
 Napi::Object make_handle(Napi::Env env, std::shared_ptr<Executable> executable) {
   return wrap(env, std::move(executable), kExecutableTag);
 }
+Napi::Object make_handle(Napi::Env env, std::shared_ptr<gpu::Communicator> communicator) {
+  return wrap(env, std::move(communicator), kCommunicatorTag);
+}
 std::shared_ptr<Storage> storage_of(const Napi::Value& value) { return unwrap<Storage>(value, kStorageTag, "a storage"); }
 std::shared_ptr<Executable> executable_of(const Napi::Value& value) {
   return unwrap<Executable>(value, kExecutableTag, "an executable");
+}
+std::shared_ptr<gpu::Communicator> communicator_of(const Napi::Value& value) {
+  return unwrap<gpu::Communicator>(value, kCommunicatorTag, "a communicator");
 }
 
 void release_handle(const Napi::Value& value) {
   if (auto* storage = held_by<Storage>(value, kStorageTag)) storage->reset();
   else if (auto* executable = held_by<Executable>(value, kExecutableTag)) executable->reset();
-  else VLTUNE_FAIL("ERR_ARGUMENT", "expected a storage or an executable of vltune");
+  else if (auto* communicator = held_by<gpu::Communicator>(value, kCommunicatorTag)) communicator->reset();
+  else VLTUNE_FAIL("ERR_ARGUMENT", "expected a storage, an executable or a communicator of vltune");
 }
 
 size_t bytes_argument(const Napi::Value& value, const char* what) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../runtime/executable.h"
+#include "../runtime/gpu.h"
 #include "../runtime/storage.h"
 
 namespace vltune::binding {
@@ -14,8 +15,10 @@ namespace vltune::binding {
 // A handle is an object that wraps a shared pointer and carries a type tag, so that a wrong one is refused and never read.
 Napi::Object make_handle(Napi::Env env, std::shared_ptr<Storage> storage);
 Napi::Object make_handle(Napi::Env env, std::shared_ptr<Executable> executable);
+Napi::Object make_handle(Napi::Env env, std::shared_ptr<gpu::Communicator> communicator);
 std::shared_ptr<Storage> storage_of(const Napi::Value& value);        // ERR_ARGUMENT: not a storage, or released
 std::shared_ptr<Executable> executable_of(const Napi::Value& value);  // likewise
+std::shared_ptr<gpu::Communicator> communicator_of(const Napi::Value& value);
 void release_handle(const Napi::Value& value);
 
 // Arguments. Each throws ERR_ARGUMENT naming `what`.

@@ -24,6 +24,12 @@ Napi::Value cancel(const Napi::CallbackInfo& info);
 Napi::Value times(const Napi::CallbackInfo& info);
 Napi::Value profile(const Napi::CallbackInfo& info);
 Napi::Value time_op(const Napi::CallbackInfo& info);
+// nccl.cc
+Napi::Value nccl_info(const Napi::CallbackInfo& info);
+Napi::Value nccl_unique_id(const Napi::CallbackInfo& info);
+Napi::Value nccl_communicator(const Napi::CallbackInfo& info);
+Napi::Value nccl_all_reduce(const Napi::CallbackInfo& info);
+Napi::Value nccl_abort(const Napi::CallbackInfo& info);
 // image.cc
 Napi::Value image_patches(const Napi::CallbackInfo& info);
 Napi::Value large_array(const Napi::CallbackInfo& info);

@@ -1,8 +1,12 @@
 // The runtime's side of CUDA (native/runtime/gpu.h): one stream, its queue of ops, CUDA graphs, copies.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
+#include <thread>
 
 #include "../runtime/gpu.h"
 #include "../runtime/thread_pool.h"
@@ -10,6 +14,7 @@
 #include "gemm/blas.h"
 #include "lru_cache.h"
 #include "move.h"
+#include "nccl.h"
 #include "table.h"
 
 namespace vltune::gpu {
@@ -42,6 +47,12 @@ class Event {
 
   void record() { VLTUNE_CUDA(cudaEventRecord(event_, main_stream())); }
   void wait() const { VLTUNE_CUDA(cudaEventSynchronize(event_)); }
+  bool has_passed() const {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state == cudaErrorNotReady) return false;
+    VLTUNE_CUDA(state);
+    return true;
+  }
   double milliseconds_since(const Event& earlier) const {
     float milliseconds = 0;
     VLTUNE_CUDA(cudaEventElapsedTime(&milliseconds, earlier.event_, event_));
@@ -212,6 +223,60 @@ class CudaRunner : public Runner {
   FaultRecord fault_;
   Event end_;
   cuda::LruCache<std::vector<int64_t>, Graph> graphs_{kMostGraphs};  // nullptr: run once so far
+};
+
+// What all processes do together ends for all or for none, so it is waited for by looking: an abort must be heard meanwhile.
+class NcclCommunicator : public Communicator {
+ public:
+  NcclCommunicator(const std::string& id, int rank, int size) : rank_(rank), size_(size) {
+    VLTUNE_CHECK(id.size() == id_.bytes.size(), "ERR_ARGUMENT", "id: expected the %zu bytes of NCCL's unique id, got %zu",
+                 id_.bytes.size(), id.size());
+    std::copy(id.begin(), id.end(), id_.bytes.begin());
+  }
+
+  ~NcclCommunicator() override {
+    if (comm_ && aborted_) comm_->abort();
+  }
+
+  void all_reduce(float* data, size_t count) override {
+    enter();
+    VLTUNE_CHECK(!aborted_, "ERR_CANCELLED", "the sum over all processes was given up");
+    if (!comm_) {
+      comm_.emplace(id_, rank_, size_);
+      wait_until([] { return true; });
+    }
+    {
+      const std::lock_guard<std::mutex> lock(stream_mutex);
+      comm_->all_reduce(data, count, main_stream());
+      wait_until([] { return true; });  // until it is in the stream
+      end_.record();
+    }
+    wait_until([&] { return end_.has_passed(); });
+  }
+
+  void abort() override { aborted_ = true; }
+
+ private:
+  // Until NCCL has nothing under way and `done` says so.
+  template <class Done> void wait_until(const Done& done) {
+    constexpr auto kPause = std::chrono::microseconds(50);
+    try {
+      while (!comm_->settled() || !done()) {
+        VLTUNE_CHECK(!aborted_, "ERR_CANCELLED", "the sum over all processes was given up");
+        std::this_thread::sleep_for(kPause);
+      }
+    } catch (...) {
+      aborted_ = true;
+      comm_->abort();
+      throw;
+    }
+  }
+
+  cuda::NcclId id_;
+  const int rank_, size_;
+  std::optional<cuda::NcclComm> comm_;
+  Event end_;
+  std::atomic<bool> aborted_ = false;
 };
 
 // Scratch memory of single ops: grown, never shrunk. cudaFree waits for the work that may use it.
@@ -431,6 +496,24 @@ std::vector<double> time_op(const OpEntry& entry, OpCall& call, int repeats, boo
 std::unique_ptr<Runner> make_runner() {
   enter();
   return std::make_unique<CudaRunner>();
+}
+
+NcclInfo nccl_info() {
+  const cuda::NcclInfo& nccl = cuda::nccl_info();
+  const int version = nccl.version;  // 22803 is 2.28.3
+  return {nccl.found, nccl.path,
+          std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100), nccl.reason};
+}
+
+std::string nccl_unique_id() {
+  enter();
+  const cuda::NcclId id = cuda::nccl_unique_id();
+  return {id.bytes.begin(), id.bytes.end()};
+}
+
+std::unique_ptr<Communicator> make_communicator(const std::string& id, int rank, int size) {
+  enter();
+  return std::make_unique<NcclCommunicator>(id, rank, size);
 }
 
 }  // namespace vltune::gpu

@@ -72,4 +72,24 @@ class Runner {
 };
 std::unique_ptr<Runner> make_runner();
 
+// NCCL, with which processes on several GPUs add up their tensors.
+struct NcclInfo {
+  bool found = false;
+  std::string path, version, reason;
+};
+NcclInfo nccl_info();
+// What the first process makes and hands to the others. ERR_NO_DEVICE without NCCL.
+std::string nccl_unique_id();
+
+// This process among `size`, each on a GPU of its own.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  // The sum over all processes, in place, after all work asked for so far; waits for the others. The first call connects them.
+  virtual void all_reduce(float* data, size_t count) = 0;
+  // From any thread: whoever waits for the others, now or later, has ERR_CANCELLED.
+  virtual void abort() = 0;
+};
+std::unique_ptr<Communicator> make_communicator(const std::string& id, int rank, int size);
+
 }  // namespace vltune::gpu

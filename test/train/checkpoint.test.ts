@@ -15,7 +15,7 @@ import {
 } from '../../lib/train/checkpoint.js';
 import { readTensor } from '../../lib/weights/safetensors.js';
 
-const IDENTITY = { model: 'model-bytes', dataset: 'dataset-bytes' };
+const IDENTITY = { model: 'model-bytes', dataset: 'dataset-bytes', microBatches: 4 };
 
 async function scratch(t: ExecutionContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'vltune-checkpoint-'));
@@ -186,6 +186,21 @@ test('a run with other numbers, model or rows is refused, naming each option tha
     code: 'ERR_USAGE',
     message:
       /--dataset: its rows are not those[\s\S]*--learning-rate: expected 0\.00002 as in the checkpoint, got 0\.001[\s\S]*--seed: expected 3407/,
+  });
+});
+
+test('accumulation steps and processes may trade with each other, their product may not change', async (t) => {
+  const out = await scratch(t);
+  const checkpoint = await loadCheckpoint(await save(out, 1));
+  const two = argsFor(out, { gradientAccumulationSteps: 2 });
+  t.notThrows(() => checkSameRun(checkpoint, two, { ...IDENTITY, microBatches: 4 })); // two processes
+  t.throws(() => checkSameRun(checkpoint, two, { ...IDENTITY, microBatches: 2 }), {
+    code: 'ERR_USAGE',
+    message: /--gradient-accumulation-steps: expected 4 micro-batches an update as in the checkpoint, got 2$/,
+  });
+  t.throws(() => checkSameRun(checkpoint, argsFor(out), { ...IDENTITY, microBatches: 8 }), {
+    code: 'ERR_USAGE',
+    message: /expected 4 micro-batches an update as in the checkpoint, got 4 times 2 processes$/,
   });
 });
 

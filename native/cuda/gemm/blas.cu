@@ -2,10 +2,7 @@
 
 #include <library_types.h>
 
-#ifdef _WIN32
-#include <windows.h>
-#else
-#include <dlfcn.h>
+#ifndef _WIN32
 #include <glob.h>
 #endif
 
@@ -16,6 +13,7 @@
 #include <vector>
 
 #include "../lru_cache.h"
+#include "../shared_library.h"
 #include "gemm.h"
 
 namespace vltune::cuda {
@@ -64,22 +62,8 @@ struct Library {
 };
 
 #ifdef _WIN32
-void* open_file(const std::string& path) { return reinterpret_cast<void*>(LoadLibraryA(path.c_str())); }
-void* symbol(void* file, const char* name) { return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(file), name)); }
-std::string why_not() { return "LoadLibrary failed"; }
-std::string path_of(void*, const std::string& name) { return name; }
 std::vector<std::string> candidates() { return {"cublasLt64_13.dll", "cublasLt64_12.dll"}; }
 #else
-void* open_file(const std::string& path) { return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); }
-void* symbol(void* file, const char* name) { return dlsym(file, name); }
-std::string why_not() {
-  const char* text = dlerror();
-  return text ? text : "unknown reason";
-}
-std::string path_of(void* function, const std::string& name) {
-  Dl_info where;
-  return dladdr(function, &where) && where.dli_fname ? where.dli_fname : name;
-}
 std::vector<std::string> candidates() {
   const char* const names[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
   std::vector<std::string> files(std::begin(names), std::end(names));
@@ -94,11 +78,6 @@ std::vector<std::string> candidates() {
   return files;
 }
 #endif
-
-template <class F> bool take(void* file, const char* name, F* function) {
-  *function = reinterpret_cast<F>(symbol(file, name));
-  return *function != nullptr;
-}
 
 bool take_all(void* file, Library* l) {
   return take(file, "cublasLtGetVersion", &l->version) && take(file, "cublasLtCreate", &l->create) &&

@@ -1,0 +1,80 @@
+/** Which of the processes that train together this one is, as its launcher says in the environment. */
+import { VltuneError } from '../errors.js';
+
+export interface Place {
+  /** From 0; that one leads: it tells of the run and writes its files. */
+  readonly rank: number;
+  /** Processes in all; 2 or more. */
+  readonly size: number;
+  /** Among those on this machine. */
+  readonly localRank: number;
+  /** How many are on this machine; undefined: the launcher does not say. */
+  readonly localSize: number | undefined;
+  /** Where the first process waits for the others. */
+  readonly address: string;
+  readonly port: number;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** The variables of a launcher. The first one whose `rank` is set is believed: a launcher may have been started by another. */
+const LAUNCHERS = [
+  // torchrun, accelerate, vltune launch
+  { rank: 'RANK', size: 'WORLD_SIZE', localRank: 'LOCAL_RANK', localSize: 'LOCAL_WORLD_SIZE' },
+  // Open MPI
+  {
+    rank: 'OMPI_COMM_WORLD_RANK',
+    size: 'OMPI_COMM_WORLD_SIZE',
+    localRank: 'OMPI_COMM_WORLD_LOCAL_RANK',
+    localSize: 'OMPI_COMM_WORLD_LOCAL_SIZE',
+  },
+  // MPICH, Intel MPI
+  { rank: 'PMI_RANK', size: 'PMI_SIZE', localRank: 'MPI_LOCALRANKID', localSize: 'MPI_LOCALNRANKS' },
+  // srun. A batch script has SLURM_PROCID too, but is no step of several tasks.
+  { rank: 'SLURM_PROCID', size: 'SLURM_STEP_NUM_TASKS', localRank: 'SLURM_LOCALID', localSize: undefined },
+] as const;
+
+/** torch's. */
+const DEFAULT_PORT = 29_500;
+
+/** This process's place; undefined: it trains alone. ERR_USAGE names the variable that is wrong. */
+export function placeOf(env: Environment = process.env): Place | undefined {
+  const names = LAUNCHERS.find(({ rank, size }) => env[rank] && env[size]);
+  if (!names) return undefined;
+  const size = whole(env, names.size, 1, 65_536);
+  if (size === 1) return undefined;
+  const rank = whole(env, names.rank, 0, size - 1);
+  const localSize = localSizeOf(env, names.localSize, size);
+  const localRank = env[names.localRank] ? whole(env, names.localRank, 0, (localSize ?? size) - 1) : rank;
+  // torchrun's agent keeps the port itself for a store of its own.
+  const shift = env.TORCHELASTIC_USE_AGENT_STORE === 'True' ? 1 : 0;
+  const port = (env.MASTER_PORT ? whole(env, 'MASTER_PORT', 1, 65_534) : DEFAULT_PORT) + shift;
+  if (!env.MASTER_ADDR && localSize !== size) {
+    throw new VltuneError(
+      'ERR_USAGE',
+      `MASTER_ADDR: expected the address of the machine with process 0 (${names.rank}=${rank}, ${names.size}=${size}), got none`,
+    );
+  }
+  return { rank, size, localRank, localSize, address: env.MASTER_ADDR || '127.0.0.1', port };
+}
+
+/** Whether this process speaks for its run: alone, or the first of several. */
+export function leads(env: Environment = process.env): boolean {
+  try {
+    return (placeOf(env)?.rank ?? 0) === 0;
+  } catch {
+    return true;
+  }
+}
+
+function localSizeOf(env: Environment, name: string | undefined, size: number): number | undefined {
+  if (name !== undefined) return env[name] ? whole(env, name, 1, size) : undefined;
+  return env.SLURM_STEP_NUM_NODES === '1' ? size : undefined;
+}
+
+function whole(env: Environment, name: string, min: number, max: number): number {
+  const text = env[name]!;
+  const value = Number(text);
+  if (/^\d+$/.test(text) && value >= min && value <= max) return value;
+  throw new VltuneError('ERR_USAGE', `${name}: expected a whole number from ${min} to ${max}, got ${JSON.stringify(text)}`);
+}

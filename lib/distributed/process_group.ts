@@ -1,0 +1,221 @@
+/**
+ * The processes of one run, connected through the first of them. All call the same functions in the same order; each returns when every
+ * process has come to it. Large sums on GPUs take NCCL's way (`workers.ts`); this one carries words and numbers of the host.
+ */
+import { once } from 'node:events';
+import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VltuneError } from '../errors.js';
+import { packageVersion } from '../version.js';
+import { Channel } from './channel.js';
+import type { Place } from './place.js';
+
+export interface JoinOptions {
+  /** How long to wait for the others. */
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What a process says of itself when it comes. */
+interface Hello {
+  readonly vltune: string;
+  readonly rank: number;
+  readonly size: number;
+}
+
+const HELLO_LIMIT = 4096;
+/** A message carries a gradient at most. */
+const MESSAGE_LIMIT = 2 ** 32 - 1;
+const RETRY_MS = 100;
+const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|::1)$/;
+
+export class ProcessGroup {
+  readonly place: Place;
+  /** To each of the others (in the first process), or to the first alone. */
+  readonly #channels: readonly Channel[];
+  readonly #lost = new AbortController();
+  #hasEnded = false;
+
+  private constructor(place: Place, channels: readonly Channel[]) {
+    this.place = place;
+    this.#channels = channels;
+    for (const channel of channels) {
+      channel.limit = MESSAGE_LIMIT;
+      channel.onEnd = (error) => this.fail(error);
+    }
+  }
+
+  /** Meets the others. ERR_PEER says which of them did not come in time; ERR_USAGE if the port is taken. */
+  static async join(place: Place, options: JoinOptions): Promise<ProcessGroup> {
+    const timeout = AbortSignal.timeout(options.timeoutMs);
+    const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;
+    const group = new ProcessGroup(
+      place,
+      place.rank === 0 ? await gatherOthers(place, signal) : [await findFirst(place, signal)],
+    );
+    await group.gather(null); // everyone is there
+    return group;
+  }
+
+  /** Fires with ERR_PEER when another process has failed or is gone. */
+  get lost(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  /** What every process gives, by rank. JSON carries it. */
+  async gather<T>(value: T): Promise<T[]> {
+    const mine = Buffer.from(JSON.stringify(value));
+    if (this.place.rank !== 0) {
+      this.#channels[0]!.send('values', mine);
+      return parse(await this.#receive(this.#channels[0]!, 'values')) as T[];
+    }
+    const theirs = await Promise.all(this.#channels.map(async (channel) => parse(await this.#receive(channel, 'values')) as T));
+    const all = Buffer.from(JSON.stringify([value, ...theirs]));
+    for (const channel of this.#channels) channel.send('values', all);
+    return parse(all) as T[];
+  }
+
+  /** Puts the sum over all processes in the place of `numbers`, added in the order of ranks: every process has the same bits. */
+  async sum(numbers: Float32Array): Promise<void> {
+    const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+    if (this.place.rank !== 0) {
+      this.#channels[0]!.send('numbers', bytes);
+      bytes.set(await this.#receive(this.#channels[0]!, 'numbers'));
+      return;
+    }
+    for (const theirs of await Promise.all(this.#channels.map((channel) => this.#receive(channel, 'numbers')))) {
+      const addends = new Float32Array(theirs.buffer, theirs.byteOffset, theirs.byteLength / 4);
+      for (let i = 0; i < numbers.length; i++) numbers[i]! += addends[i]!;
+    }
+    // A copy, as what is being sent must not change.
+    const sum = bytes.slice();
+    for (const channel of this.#channels) channel.send('numbers', sum);
+  }
+
+  /** Ends it when every process has come to this. */
+  async leave(): Promise<void> {
+    await this.gather(null);
+    this.#close();
+  }
+
+  /** Ends it because this process can not go on: the others hear why. Nothing happens where it has ended already. */
+  fail(error: unknown): void {
+    if (this.#hasEnded) return;
+    const told = error instanceof VltuneError && error.code === 'ERR_PEER';
+    const reason = told ? error : new VltuneError('ERR_PEER', `process ${this.place.rank} failed: ${(error as Error).message}`);
+    this.#lost.abort(reason);
+    for (const channel of this.#channels) channel.send('failure', Buffer.from(reason.message));
+    this.#close();
+  }
+
+  async #receive(channel: Channel, kind: 'values' | 'numbers'): Promise<Uint8Array> {
+    try {
+      return await channel.receive(kind);
+    } catch (error) {
+      this.fail(error);
+      // Where several fail at once, the first that was heard of.
+      throw this.#lost.signal.reason;
+    }
+  }
+
+  #close(): void {
+    this.#hasEnded = true;
+    for (const channel of this.#channels) channel.close();
+  }
+}
+
+/** In the first process: the others, by rank. */
+async function gatherOthers({ size, address, port }: Place, signal: AbortSignal): Promise<Channel[]> {
+  const channels = new Map<number, Channel>();
+  const server = createServer();
+  const everyone = new Promise<void>((resolve, reject) => {
+    server.on('connection', (socket) => {
+      welcome(socket, size, channels).then(
+        () => channels.size === size - 1 && resolve(),
+        (error) => error.code === 'ERR_USAGE' && reject(error), // else it was someone else's
+      );
+    });
+    signal.addEventListener('abort', () => {
+      const missing = Array.from({ length: size - 1 }, (_, i) => i + 1).filter((rank) => !channels.has(rank));
+      reject(notThere(signal, `process ${missing.join(', ')} of ${size} did not come to ${address}:${port}`));
+    });
+  });
+  try {
+    await Promise.all([listen(server, port, LOOPBACK.test(address) ? address : undefined), everyone]);
+  } catch (error) {
+    for (const channel of channels.values()) {
+      channel.send('failure', Buffer.from((error as Error).message));
+      channel.close();
+    }
+    throw error;
+  } finally {
+    server.close();
+  }
+  return [...channels].sort(([a], [b]) => a - b).map(([, channel]) => channel);
+}
+
+/** Takes in one of the others. ERR_USAGE if it belongs to the run, but can not be part of it. */
+async function welcome(socket: Socket, size: number, channels: Map<number, Channel>): Promise<void> {
+  const channel = new Channel(socket, `the process at ${socket.remoteAddress}`, HELLO_LIMIT);
+  const theirs = parse(await channel.receive('values')) as Partial<Hello> | null;
+  const { rank, vltune } = theirs ?? {};
+  if (typeof rank !== 'number' || typeof vltune !== 'string') return channel.drop('not a process of vltune');
+  const own = packageVersion();
+  const fault =
+    vltune !== own
+      ? `process ${rank} is vltune ${vltune}, process 0 is ${own}`
+      : theirs!.size !== size
+        ? `process ${rank} counts ${theirs!.size} processes, process 0 ${size}`
+        : channels.has(rank) || rank < 1 || rank >= size
+          ? `two processes have the rank ${rank}`
+          : undefined;
+  if (fault !== undefined) {
+    channel.send('failure', Buffer.from(fault));
+    channel.close();
+    throw new VltuneError('ERR_USAGE', fault);
+  }
+  channel.name = `process ${rank}`;
+  channels.set(rank, channel);
+}
+
+/** In the others: the first one, which may not be there yet. */
+async function findFirst({ rank, size, address, port }: Place, signal: AbortSignal): Promise<Channel> {
+  let reason = '';
+  while (!signal.aborted) {
+    const socket = createConnection({ host: address, port });
+    try {
+      await once(socket, 'connect', { signal });
+      const channel = new Channel(socket, 'process 0', HELLO_LIMIT);
+      channel.send('values', Buffer.from(JSON.stringify({ vltune: packageVersion(), rank, size } satisfies Hello)));
+      return channel;
+    } catch (error) {
+      socket.destroy();
+      reason = (error as Error).message;
+      await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
+    }
+  }
+  throw notThere(signal, `process 0 is not at ${address}:${port} (MASTER_ADDR and MASTER_PORT)${reason ? `: ${reason}` : ''}`);
+}
+
+async function listen(server: Server, port: number, host: string | undefined): Promise<void> {
+  server.listen({ port, host, exclusive: true });
+  await once(server, 'listening').catch((error: Error) => {
+    throw new VltuneError('ERR_USAGE', `MASTER_PORT: process 0 can not listen on ${port}: ${error.message}`, { cause: error });
+  });
+}
+
+/** Why nobody came: time is over, or the caller gave up. */
+function notThere(signal: AbortSignal, what: string): VltuneError {
+  if ((signal.reason as Error | undefined)?.name === 'TimeoutError') {
+    return new VltuneError('ERR_PEER', `${what} within --ddp-timeout`);
+  }
+  return new VltuneError('ERR_CANCELLED', `stopped while waiting: ${what}`);
+}
+
+function parse(payload: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(payload).toString());
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,178 @@
+/**
+ * Data parallel training: every process holds the whole model and computes its share of an update's micro-batches; gradients are added up
+ * over all before the update, which each then makes alike. On GPUs the sum is NCCL's, on CPUs the group's own.
+ */
+import { type DeviceOption, openDevice } from '../device.js';
+import { VltuneError } from '../errors.js';
+import { addon, type Communicator, type Device, type Storage } from '../native.js';
+import { type OptionSpec, showValue } from '../options.js';
+import { type Place, placeOf } from './place.js';
+import { ProcessGroup } from './process_group.js';
+
+export interface WorkerOptions {
+  readonly device: DeviceOption;
+  /** Seconds to wait for the other processes. */
+  readonly ddpTimeout: number;
+}
+
+/** transformers' option of that name, and its default. */
+export function ddpTimeoutOption(group: string): OptionSpec {
+  return {
+    kind: 'number',
+    value: 'SECONDS',
+    unit: 'seconds',
+    above: 0,
+    max: 1_000_000,
+    fallback: 1800,
+    group,
+    help: 'How long to wait for the other processes, where a launcher started several',
+  };
+}
+
+/** What NCCL is tried with: it connects for small and for large sums in different ways, and takes memory for each. */
+const TRIAL_BYTES: readonly number[] = [4, 64 << 20];
+const TRIAL_LIMIT = 1024;
+
+export class Workers {
+  readonly device: Device;
+  readonly #group: ProcessGroup;
+  readonly #communicator: Communicator | undefined;
+
+  private constructor(group: ProcessGroup, device: Device, communicator: Communicator | undefined) {
+    this.#group = group;
+    this.device = device;
+    this.#communicator = communicator;
+    if (communicator) group.lost.addEventListener('abort', () => addon().ncclAbort(communicator));
+  }
+
+  /** Meets the processes that a launcher started with this one; undefined: there are none. The device is open then. */
+  static async join({ device: option, ddpTimeout }: WorkerOptions, signal?: AbortSignal): Promise<Workers | undefined> {
+    const place = placeOf();
+    if (!place) return undefined;
+    const group = await ProcessGroup.join(place, { timeoutMs: ddpTimeout * 1000, signal });
+    try {
+      shareThreads(place);
+      const device = openOwnDevice(option, place);
+      agree(await group.gather({ '--device': device }));
+      const workers = new Workers(group, device, device === 'cuda' ? await communicator(group) : undefined);
+      if (device === 'cuda') await workers.#tryOut();
+      return workers;
+    } catch (error) {
+      group.fail(error);
+      throw error;
+    }
+  }
+
+  get rank(): number {
+    return this.#group.place.rank;
+  }
+
+  get size(): number {
+    return this.#group.place.size;
+  }
+
+  /** Fires with ERR_PEER when another process has failed or is gone. */
+  get lost(): AbortSignal {
+    return this.#group.lost;
+  }
+
+  /** What every process gives, by rank. Returns when all have come to it. */
+  async gather<T>(value: T): Promise<T[]> {
+    return await this.#group.gather(value);
+  }
+
+  /** ERR_USAGE in every process, with what differs, unless all give the same facts. */
+  async agree(facts: Readonly<Record<string, unknown>>): Promise<void> {
+    agree(await this.#group.gather(facts));
+  }
+
+  /** Puts the sum over all processes in the place of the f32 at the beginning of a storage. Returns when it is made. */
+  async sum({ storage, bytes }: { readonly storage: Storage; readonly bytes: number }): Promise<void> {
+    if (!this.#communicator) {
+      const numbers = new Float32Array(bytes / 4);
+      addon().read(storage, 0, numbers);
+      await this.#group.sum(numbers);
+      addon().write(storage, 0, numbers);
+      return;
+    }
+    try {
+      await addon().ncclAllReduce(this.#communicator, storage, 0, bytes / 4);
+    } catch (error) {
+      // What NCCL says of a sum that was given up is not why.
+      throw this.lost.aborted ? this.lost.reason : error;
+    }
+  }
+
+  /** Returns when every process has come to the end. */
+  async leave(): Promise<void> {
+    await this.#group.leave();
+    if (this.#communicator) addon().release(this.#communicator);
+  }
+
+  /** Tells the others that this process can not go on. */
+  fail(error: unknown): void {
+    this.#group.fail(error);
+  }
+
+  /** Connects everyone before memory is planned, so that what NCCL takes is counted; a sum that is wrong is found here. */
+  async #tryOut(): Promise<void> {
+    for (const bytes of TRIAL_BYTES) {
+      const storage = addon().allocate(bytes, 'cuda');
+      try {
+        const numbers = new Float32Array(Math.min(bytes / 4, TRIAL_LIMIT)).fill(this.rank + 1);
+        addon().write(storage, 0, numbers);
+        await this.sum({ storage, bytes });
+        addon().read(storage, 0, numbers);
+        const expected = (this.size * (this.size + 1)) / 2;
+        const wrong = numbers.find((value) => value !== expected);
+        if (wrong !== undefined)
+          throw new VltuneError('ERR_DEVICE', `NCCL's sum over ${this.size} GPUs is ${wrong}, expected ${expected}`);
+      } finally {
+        addon().release(storage);
+      }
+    }
+  }
+}
+
+async function communicator(group: ProcessGroup): Promise<Communicator> {
+  const { rank, size } = group.place;
+  const id = rank === 0 ? Buffer.from(addon().ncclUniqueId()).toString('base64') : '';
+  const [first] = await group.gather(id);
+  return addon().ncclCommunicator(Buffer.from(first!, 'base64'), rank, size);
+}
+
+/** The processor's threads are for all processes of the machine, unless the user has counted them out. */
+function shareThreads({ localSize = 1 }: Place): void {
+  if (process.env.VLTUNE_NUM_THREADS || process.env.OMP_NUM_THREADS) return;
+  addon().setThreads(Math.max(1, Math.floor(addon().cpuInfo().threads / localSize)));
+}
+
+/** The GPU of this process (`device.ts` chooses it), or the CPU. */
+function openOwnDevice(option: DeviceOption, { localRank }: Place): Device {
+  if (option.startsWith('cuda:')) {
+    throw new VltuneError(
+      'ERR_USAGE',
+      `--device: expected auto, cuda or cpu where several processes train together, each on a GPU of its own, got ${showValue(option)}`,
+    );
+  }
+  const { devices } = addon().cudaInfo();
+  if (option !== 'cpu' && devices.length > 1 && localRank >= devices.length) {
+    throw new VltuneError(
+      'ERR_NO_DEVICE',
+      `this is process ${localRank} of its machine, which has ${devices.length} GPUs: start at most one process for each`,
+    );
+  }
+  return openDevice(option);
+}
+
+/** ERR_USAGE names what one process has otherwise than the first. */
+function agree(facts: readonly Readonly<Record<string, unknown>>[]): void {
+  const [first, ...others] = facts;
+  const errors = others.flatMap((theirs, i) =>
+    Object.keys(first!)
+      .filter((key) => JSON.stringify(theirs[key]) !== JSON.stringify(first![key]))
+      .map((key) => `  ${key}: process ${i + 1} has ${showValue(theirs[key])}, process 0 has ${showValue(first![key])}`),
+  );
+  if (errors.length === 0) return;
+  throw new VltuneError('ERR_USAGE', `the processes of a run must be started alike:\n${errors.join('\n')}`);
+}

@@ -1,0 +1,128 @@
+#include "nccl.h"
+
+#include <cstdlib>
+
+#include "device.h"
+#include "shared_library.h"
+
+namespace vltune::cuda {
+namespace {
+
+// The part of NCCL's interface (stable since 2.14) that a sum over processes needs.
+using Result = int;  // ncclResult_t
+using Comm = void*;  // ncclComm_t
+constexpr Result kSuccess = 0, kInProgress = 7;
+constexpr int kFloat32 = 7, kSum = 0;  // ncclDataType_t, ncclRedOp_t
+
+// ncclConfig_t as of 2.14; what later versions added has its default.
+struct Config {
+  size_t size = sizeof(Config);
+  unsigned magic = 0xcafebeef, version = 21400;
+  int blocking = 0;
+};
+
+struct Library {
+  NcclInfo info{};
+  Result (*version)(int*);
+  Result (*unique_id)(NcclId*);
+  Result (*init)(Comm*, int size, NcclId, int rank, Config*);
+  Result (*all_reduce)(const void* from, void* to, size_t count, int type, int op, Comm, cudaStream_t);
+  Result (*async_error)(Comm, Result*);
+  Result (*finalize)(Comm);
+  Result (*destroy)(Comm);
+  Result (*abort)(Comm);
+  const char* (*last_error)(Comm);
+  const char* (*error_string)(Result);
+};
+
+bool take_all(void* file, Library* l) {
+  return take(file, "ncclGetVersion", &l->version) && take(file, "ncclGetUniqueId", &l->unique_id) &&
+         take(file, "ncclCommInitRankConfig", &l->init) && take(file, "ncclAllReduce", &l->all_reduce) &&
+         take(file, "ncclCommGetAsyncError", &l->async_error) && take(file, "ncclCommFinalize", &l->finalize) &&
+         take(file, "ncclCommDestroy", &l->destroy) && take(file, "ncclCommAbort", &l->abort) &&
+         take(file, "ncclGetLastError", &l->last_error) && take(file, "ncclGetErrorString", &l->error_string);
+}
+
+Library open_library() {
+  Library l;
+#ifdef _WIN32
+  l.info = {false, "", 0, "NCCL is for Linux alone"};
+#else
+  const char* named = std::getenv("VLTUNE_NCCL");
+  const std::string name = named && *named ? named : "libnccl.so.2";
+  void* file = open_file(name);
+  if (!file) {
+    l.info = {false, "", 0, why_not()};
+  } else if (!take_all(file, &l)) {
+    l.info = {false, "", 0, name + " lacks a function of NCCL 2.14"};
+  } else {
+    int version = 0;
+    l.version(&version);
+    l.info = {true, path_of(reinterpret_cast<void*>(l.version), name), version, ""};
+  }
+#endif
+  return l;
+}
+
+const Library& library() {
+  static const Library opened = open_library();
+  return opened;
+}
+
+const Library& needed() {
+  const Library& l = library();
+  VLTUNE_CHECK(l.info.found, "ERR_NO_DEVICE", "several GPUs train together through NCCL, which was not found: %s (VLTUNE_NCCL names its file)",
+               l.info.reason.c_str());
+  return l;
+}
+
+void check(Result result, const char* what, Comm comm) {
+  if (result == kSuccess || result == kInProgress) return;
+  const Library& l = library();
+  const char* more = l.last_error(comm);
+  VLTUNE_FAIL("ERR_DEVICE", "%s: %s%s%s", what, l.error_string(result), more && *more ? ": " : "", more ? more : "");
+}
+
+}  // namespace
+
+const NcclInfo& nccl_info() { return library().info; }
+
+NcclId nccl_unique_id() {
+  NcclId id;
+  check(needed().unique_id(&id), "ncclGetUniqueId", nullptr);
+  return id;
+}
+
+NcclComm::NcclComm(const NcclId& id, int rank, int size) {
+  Config config;
+  check(needed().init(&comm_, size, id, rank, &config), "ncclCommInitRankConfig", comm_);
+}
+
+// Only where all is well on every side: else `abort` came before.
+NcclComm::~NcclComm() {
+  if (!comm_) return;
+  const Library& l = library();
+  Result state = l.finalize(comm_);
+  while (state == kInProgress && l.async_error(comm_, &state) == kSuccess) {
+  }
+  l.destroy(comm_);
+}
+
+void NcclComm::all_reduce(float* data, size_t count, cudaStream_t stream) {
+  check(library().all_reduce(data, data, count, kFloat32, kSum, comm_, stream), "ncclAllReduce", comm_);
+}
+
+bool NcclComm::settled() const {
+  Result state = kSuccess;
+  check(library().async_error(comm_, &state), "ncclCommGetAsyncError", comm_);
+  check(state, "NCCL", comm_);
+  return state == kSuccess;
+}
+
+void NcclComm::abort() {
+  if (!comm_) return;
+  library().abort(comm_);
+  comm_ = nullptr;
+}
+
+}  // namespace vltune::cuda

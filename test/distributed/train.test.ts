@@ -1,0 +1,38 @@
+import test from 'ava';
+import { freePort } from '../../lib/distributed/free_port.js';
+import { scratch, trainArgs, vltune } from '../cli/run.js';
+import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade } from './together.js';
+
+test.serial('two processes compute what one does with twice the accumulation', (t) => checkShares(t, 'cpu'));
+test.serial('runs of two processes, stopped and resumed too, end in the same bytes', (t) => checkSameBytes(t, 'cpu'));
+test.serial('processes and accumulation steps trade with each other when a run goes on', (t) => checkTrade(t, 'cpu'));
+test.serial('when one process is killed the other ends too, and the last checkpoint is kept', (t) => checkLoss(t, 'cpu'));
+test.serial('processes that were not started alike say so', (t) => checkAgreement(t, 'cpu'));
+
+test('launch says what it can start, and passes on how that ended', async (t) => {
+  const nothing = await vltune(['launch', '--nproc-per-node', '2']);
+  t.is(nothing.code, 2);
+  const other = await vltune(['launch', '--nproc-per-node', '2', 'generate', '--prompt', 'x']);
+  t.is(other.code, 2);
+  t.regex(other.stderr, /COMMAND: expected train or bench step, got generate/);
+  const uncounted = await vltune(['launch', 'train', 'recipe.yaml']);
+  t.is(uncounted.code, 2);
+  t.regex(uncounted.stderr, /--nproc-per-node/);
+  const rank = await vltune(['launch', '--nproc-per-node', '1', '--node-rank', '1', 'train']);
+  t.regex(rank.stderr, /--node-rank: expected 0 to 0, got 1/);
+  const bad = await vltune(['launch', '--nproc-per-node', '2', 'train', '--lora-rr', '4']);
+  t.is(bad.code, 2);
+  t.regex(bad.stderr, /unknown option --lora-rr; did you mean --lora-r\?/);
+});
+
+test('one GPU for all processes is refused', async (t) => {
+  const out = await scratch(t);
+  const env = { RANK: '0', WORLD_SIZE: '2', LOCAL_WORLD_SIZE: '2', MASTER_PORT: String(await freePort()) };
+  const both = await Promise.all(
+    ['0', '1'].map((rank) => vltune(trainArgs(`${out}/new`, '--device', 'cuda:0'), { env: { ...env, RANK: rank } })),
+  );
+  for (const { code, stderr } of both) {
+    t.true(code !== 0);
+    t.regex(stderr, /--device: expected auto, cuda or cpu where several processes train together|process \d failed/);
+  }
+});
