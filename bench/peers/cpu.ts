@@ -9,174 +9,103 @@
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import sharp from 'sharp';
-import { type Bench, benchName, type Float, runBenches } from '../../lib/bench/bench.js';
-import { compare, quantile } from '../../lib/bench/harness.js';
-import { ATTENTION_PACKS } from '../../lib/bench/ops/attention.js';
-import { allBenches } from '../../lib/bench/ops/index.js';
+import { benchName, runBenches } from '../../lib/bench/bench.js';
+import { quantile } from '../../lib/bench/harness.js';
 import { productBench } from '../../lib/bench/ops/linear.js';
-import { Recorder } from '../../lib/bench/recorder.js';
 import { SCOPES } from '../../lib/bench/shapes.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { addon, PACKAGE_ROOT } from '../../lib/native.js';
+import { commonPairs, comparePairs, filtered, type KernelPair } from './kernel_pairs.js';
 import { PEERS, PeerProcess } from './peer_process.js';
+import { Usage } from './usage.js';
 
-const { values: options } = parseArgs({
-  options: {
-    python: { type: 'string' },
-    threads: { type: 'string', default: String(addon().cpuInfo().threads) },
-    time: { type: 'string', default: '0.5' },
-    steps: { type: 'string', default: '8' },
-    rounds: { type: 'string', default: '2' },
-    only: { type: 'string' },
-    filter: { type: 'string', default: '' },
-    json: { type: 'boolean', default: false },
-  },
+const usage = new Usage('bench:peers');
+const options = usage.parse({
+  python: { type: 'string' },
+  threads: { type: 'string', default: String(addon().cpuInfo().threads) },
+  time: { type: 'string', default: '0.5' },
+  steps: { type: 'string', default: '8' },
+  rounds: { type: 'string', default: '2' },
+  only: { type: 'string' },
+  filter: { type: 'string', default: '' },
+  json: { type: 'boolean', default: false },
 });
-const threads = numberOption('threads', options.threads);
-const python = options.python ?? '';
-if (!existsSync(python)) usage(`--python: expected a Python interpreter with torch, got ${JSON.stringify(options.python ?? '')}`);
+const threads = usage.number('threads', options.threads);
+const python = usage.python(options.python);
 if (options.only !== undefined && !['kernels', 'training'].includes(options.only)) {
-  usage(`--only: expected kernels or training, got ${JSON.stringify(options.only)}`);
+  usage.fail(`--only: expected kernels or training, got ${JSON.stringify(options.only)}`);
 }
 
-const { models: MODELS, tokens: TOKENS } = SCOPES.cpu;
+const { tokens: TOKENS } = SCOPES.cpu;
 
 /** torch's idle threads spin for some milliseconds. */
 const SETTLE_SECONDS = 0.02;
 
-function usage(message: string): never {
-  process.stderr.write(`bench:peers: ${message}\n`);
-  process.exit(2);
-}
-
-function numberOption(name: string, text: string): number {
-  const value = Number(text);
-  if (!(value > 0)) usage(`--${name}: expected a number above 0, got ${JSON.stringify(text)}`);
-  return value;
-}
-
 // ---- kernels ---------------------------------------------------------------------------------------------------------
 
-/** A case of bench/peers/peer_kernels.py. */
-type PeerCase = Readonly<Record<string, unknown>> & { readonly op: string; readonly dtype: Float };
-
-interface Pair {
-  readonly bench: Bench;
-  readonly peer: PeerCase;
-  readonly peerName: string;
-  /** Whether the bench's own baseline is shown too. */
-  readonly withBaseline: boolean;
-}
-
-function benchNamed(kernel: string, shape: string, dtype: Float): Bench {
-  const bench = allBenches(SCOPES.cpu).find((b) => b.kernel === kernel && b.shape === shape && b.dtype === dtype);
-  if (!bench) throw new Error(`no benchmark named ${benchName({ kernel, shape, dtype })}`);
-  return bench;
-}
-
-function pairs(): Pair[] {
-  const all: Pair[] = [];
-  const add = (
-    bench: Bench,
-    peer: Readonly<Record<string, unknown>> & { op: string },
-    peerName = 'torch',
-    withBaseline = false,
-  ) => all.push({ bench, peer: { ...peer, dtype: bench.dtype }, peerName, withBaseline });
-  for (const dtype of ['f32', 'bf16'] as const) {
-    for (const n of [512, 1024, 2048]) add(productBench(dtype, n, n, n), { op: 'linear', rows: n, in: n, out: n });
-    for (const { hidden, intermediate } of MODELS) {
-      const shape = `${TOKENS}x${hidden}x${intermediate}`;
-      for (const op of ['linear', 'linear_backward']) {
-        add(benchNamed(op, shape, dtype), { op, rows: TOKENS, in: hidden, out: intermediate });
-      }
-    }
-    for (const { heads, kvHeads, headDim } of MODELS) {
-      for (const { name, lengths } of ATTENTION_PACKS) {
-        for (const op of ['attention', 'attention_backward']) {
-          const bench = benchNamed(op, `${name}x${heads}/${kvHeads}x${headDim}`, dtype);
-          add(bench, { op, lengths, heads, kv_heads: kvHeads, dim: headDim }, 'torch SDPA');
-        }
-      }
-    }
-    for (const { hidden: columns, intermediate: rows } of MODELS) {
-      const shape = `${rows}x${columns}`;
-      add(benchNamed('nf4_quantize', shape, dtype), { op: 'nf4_quantize', rows, columns }, 'bitsandbytes', true);
-      add(
-        benchNamed('nf4_dequantize', shape, dtype),
-        { op: 'nf4_dequantize', rows, columns, nested: false },
-        'bitsandbytes',
-        true,
-      );
-      add(
-        benchNamed('nf4_dequantize nested', shape, dtype),
-        { op: 'nf4_dequantize', rows, columns, nested: true },
-        'bitsandbytes',
-        true,
-      );
-    }
-  }
-  const words = options.filter.split(/\s+/).filter((word) => word !== '');
-  return all.filter(({ bench }) => words.every((word) => benchName(bench).includes(word)));
+function pairs(): KernelPair[] {
+  return (['f32', 'bf16'] as const).flatMap((dtype) => [
+    ...[512, 1024, 2048].map((n) => ({
+      bench: productBench(dtype, n, n, n),
+      peer: { op: 'linear', rows: n, in: n, out: n },
+      peerName: 'torch',
+    })),
+    ...commonPairs(SCOPES.cpu, dtype),
+  ]);
 }
 
 async function kernels(): Promise<void> {
-  const seconds = numberOption('time', options.time);
+  const seconds = usage.number('time', options.time);
   const rows: string[][] = [];
   const peer = new PeerProcess(python, 'peer_kernels.py', threads);
   addon().setThreads(threads);
   try {
-    for (const { bench, peer: peerCase, peerName, withBaseline } of pairs()) {
-      const answer = await peer.ask({ case: peerCase });
-      const recorder = new Recorder();
-      try {
-        bench.build(recorder);
-        const rate = (time: number): number => ('bytes' in bench.work ? bench.work.bytes : bench.work.flops) / time / 1e9;
-        const unit = 'bytes' in bench.work ? 'GB/s' : 'GFLOP/s';
-        if (answer.missing !== undefined) {
-          process.stderr.write(`${benchName(bench)}: ${peerName} cannot run this: ${String(answer.missing)}\n`);
-          continue;
-        }
-        const result = await compare(recorder, peer.timed, { seconds, settleSeconds: SETTLE_SECONDS });
-        let baseline: { name: string; ratio: number } | undefined;
-        if (withBaseline)
-          for await (const own of runBenches([bench], seconds)) baseline = { name: own.baseline.name, ratio: own.ratio };
-        const { kernel, shape, dtype } = bench;
-        emit({
-          event: 'kernel',
-          kernel,
-          shape,
-          dtype,
-          threads,
-          unit,
-          vltune: rate(result.kernel.seconds),
-          peer: peerName,
-          peer_rate: rate(result.baseline.seconds),
-          ratio: result.timeRatio,
-          ...(baseline && { baseline: baseline.name, baseline_ratio: baseline.ratio }),
-        });
-        const spread = Math.round((50 * (result.kernel.high - result.kernel.low)) / result.kernel.seconds);
-        rows.push([
-          kernel,
-          shape,
-          dtype,
-          rate(result.kernel.seconds).toPrecision(3),
-          `${spread}%`,
-          rate(result.baseline.seconds).toPrecision(3),
-          unit,
-          result.timeRatio.toFixed(2),
-          peerName,
-          baseline ? `${baseline.ratio.toFixed(2)} of ${baseline.name}` : '',
-        ]);
-        note(rows.at(-1)!.join('  '));
-      } finally {
-        recorder.release();
+    const chosen = filtered(pairs(), options.filter);
+    for await (const compared of comparePairs(chosen, peer, 'cpu', { seconds, settleSeconds: SETTLE_SECONDS })) {
+      const { bench, peerName, comparison: result, missing } = compared;
+      const { kernel, shape, dtype } = bench;
+      const rate = (time: number): number => ('bytes' in bench.work ? bench.work.bytes : bench.work.flops) / time / 1e9;
+      const unit = 'bytes' in bench.work ? 'GB/s' : 'GFLOP/s';
+      if (!result) {
+        note(`${benchName(bench)}: ${peerName} cannot run this: ${missing}`);
+        continue;
       }
+      // The bench's own baseline, a copy, is shown too.
+      let baseline: { name: string; ratio: number } | undefined;
+      if (peerName === 'bitsandbytes')
+        for await (const own of runBenches([bench], seconds)) baseline = { name: own.baseline.name, ratio: own.ratio };
+      emit({
+        event: 'kernel',
+        kernel,
+        shape,
+        dtype,
+        threads,
+        unit,
+        vltune: rate(result.kernel.seconds),
+        peer: peerName,
+        peer_rate: rate(result.baseline.seconds),
+        ratio: result.timeRatio,
+        ...(baseline && { baseline: baseline.name, baseline_ratio: baseline.ratio }),
+      });
+      const spread = Math.round((50 * (result.kernel.high - result.kernel.low)) / result.kernel.seconds);
+      rows.push([
+        kernel,
+        shape,
+        dtype,
+        rate(result.kernel.seconds).toPrecision(3),
+        `${spread}%`,
+        rate(result.baseline.seconds).toPrecision(3),
+        unit,
+        result.timeRatio.toFixed(2),
+        peerName,
+        baseline ? `${baseline.ratio.toFixed(2)} of ${baseline.name}` : '',
+      ]);
+      note(rows.at(-1)!.join('  '));
     }
   } finally {
     await peer.end();
@@ -309,8 +238,8 @@ async function writePicture(file: string, side: number, seed: number): Promise<v
 }
 
 async function training(): Promise<void> {
-  const steps = Math.round(numberOption('steps', options.steps)) + WARM_UP;
-  const rounds = Math.round(numberOption('rounds', options.rounds));
+  const steps = Math.round(usage.number('steps', options.steps)) + WARM_UP;
+  const rounds = Math.round(usage.number('rounds', options.rounds));
   const folder = mkdtempSync(join(tmpdir(), 'vltune-peers-'));
   const rows: string[][] = [];
   try {

@@ -4,18 +4,24 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Batch, Timed } from '../../lib/bench/harness.js';
-import { PACKAGE_ROOT } from '../../lib/native.js';
+import { type Device, PACKAGE_ROOT } from '../../lib/native.js';
 
 /** Sources are not compiled: the Python files lie where they were written. */
 export const PEERS: string = join(PACKAGE_ROOT, 'bench', 'peers');
+
+/** A case that was prepared cannot be run after all. */
+export class PeerFailure extends Error {}
 
 export class PeerProcess {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
 
   /** Starts a script of `bench/peers` with the number of threads. */
-  constructor(python: string, script: string, threads: number) {
-    this.#child = spawn(python, [join(PEERS, script), String(threads)], { stdio: ['pipe', 'pipe', 'inherit'] });
+  constructor(python: string, script: string, threads: number, device: Device = 'cpu') {
+    const args = [join(PEERS, script), String(threads), ...(device === 'cpu' ? [] : [device])];
+    this.#child = spawn(python, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+    // A process that ended is told of where its answer is missed.
+    this.#child.stdin!.on('error', () => {});
     this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
   }
 
@@ -27,9 +33,13 @@ export class PeerProcess {
   }
 
   /** The case that was asked for last. */
-  readonly timed: Timed = {
-    repeat: (calls): Batch => ({ run: async () => (await this.ask({ calls })).seconds as number, release: () => {} }),
-  };
+  readonly timed: Timed = { repeat: (calls): Batch => ({ run: () => this.#time(calls), release: () => {} }) };
+
+  async #time(calls: number): Promise<number> {
+    const { seconds, missing } = await this.ask({ calls });
+    if (typeof seconds !== 'number') throw new PeerFailure(String(missing));
+    return seconds;
+  }
 
   async end(): Promise<void> {
     this.#child.stdin!.end();

@@ -32,6 +32,8 @@ export interface Comparison {
   readonly baseline: Timing;
   /** How many times the kernel's time the baseline took: the median over neighbouring samples. */
   readonly timeRatio: number;
+  /** Half the distance of the quartiles of these ratios, as a share of their median. */
+  readonly timeRatioSpread: number;
 }
 
 const SAMPLE_SECONDS = 4e-3;
@@ -66,13 +68,13 @@ export async function compare(kernel: Timed, baseline: Timed, options: CompareOp
       times[0].push(await sample(first));
       times[1].push(await sample(second));
     }
+    const ratios = times[0].map((time, i) => times[1][i]! / time);
+    const timeRatio = quantile(ratios, 0.5);
     return {
       kernel: timing(times[0]),
       baseline: timing(times[1]),
-      timeRatio: quantile(
-        times[0].map((time, i) => times[1][i]! / time),
-        0.5,
-      ),
+      timeRatio,
+      timeRatioSpread: (quantile(ratios, 0.75) - quantile(ratios, 0.25)) / 2 / timeRatio,
     };
   } finally {
     first.batch.release();

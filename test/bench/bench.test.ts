@@ -23,7 +23,9 @@ function sleeper(name: string, milliseconds: number, log: string[]): Timed {
 
 test.serial('kernel and baseline are sampled in turn, and both are freed', async (t) => {
   const log: string[] = [];
-  const { kernel, baseline, timeRatio } = await compare(sleeper('a', 1, log), sleeper('b', 3, log), { seconds: 0.05 });
+  const { kernel, baseline, timeRatio, timeRatioSpread } = await compare(sleeper('a', 1, log), sleeper('b', 3, log), {
+    seconds: 0.05,
+  });
   const samples = log.slice(-2 * kernel.samples - 2, -2);
   t.true(kernel.samples >= 7);
   t.is(baseline.samples, kernel.samples);
@@ -35,6 +37,7 @@ test.serial('kernel and baseline are sampled in turn, and both are freed', async
   t.deepEqual([kernel.seconds, baseline.seconds], [0.001, 0.003]);
   t.true(kernel.low <= kernel.seconds && kernel.seconds <= kernel.high);
   t.true(Math.abs(timeRatio - 3) < 1e-9);
+  t.true(timeRatioSpread < 1e-9);
 });
 
 test.serial('quantiles lie between neighbours by proportion', (t) => {

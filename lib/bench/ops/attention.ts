@@ -8,26 +8,32 @@ const TOKENS = SCOPES.cpu.tokens;
 
 /** Lengths from 20 to 60 that fill a pack. */
 const SHORT = [23, 57, 31, 44, 20, 60, 38, 27, 52, 41, 35, 49, 35];
-interface Pack {
+export interface Pack {
   readonly name: string;
   readonly lengths: readonly number[];
 }
 
-export const ATTENTION_PACKS: readonly Pack[] = [
+const CPU_PACKS: readonly Pack[] = [
   { name: `${TOKENS}`, lengths: [TOKENS] },
   { name: '2048', lengths: [2048] },
   { name: `${TOKENS}/${SHORT.length}`, lengths: SHORT },
 ];
 
-/** The same for a GPU: the seed recipe's two rows, one long row, and a full batch of short ones. */
+/** The same for a GPU: the seed recipe's two rows, long rows, and a full batch of short ones. */
 function cudaPacks(tokens: number): Pack[] {
   const short = Array.from({ length: tokens / TOKENS }, () => SHORT).flat();
   return [
     { name: `2*${tokens / 2}`, lengths: [tokens / 2, tokens / 2] },
+    { name: `${2 * tokens}`, lengths: [2 * tokens] },
     { name: `${4 * tokens}`, lengths: [4 * tokens] },
     { name: `${tokens}/${short.length}`, lengths: short },
   ];
 }
+
+export function attentionPacks({ device, tokens }: Scope): readonly Pack[] {
+  return device === 'cuda' ? cudaPacks(tokens) : CPU_PACKS;
+}
+
 const CACHE = 4096;
 
 function optionsOf({ heads, kvHeads, headDim }: ModelShape): AttentionOptions {
@@ -47,8 +53,9 @@ function operands(b: Recorder, model: ModelShape, dtype: Float, lengths: readonl
   };
 }
 
-export function attentionBenches({ device, tokens, models }: Scope): Bench[] {
-  const packs = device === 'cuda' ? cudaPacks(tokens) : ATTENTION_PACKS;
+export function attentionBenches(scope: Scope): Bench[] {
+  const { models } = scope;
+  const packs = attentionPacks(scope);
   return FLOATS.flatMap((dtype) =>
     models.flatMap((model): Bench[] => {
       const { heads, kvHeads, headDim } = model;
