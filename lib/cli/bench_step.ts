@@ -9,6 +9,7 @@ import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount } from './output.js';
 import { opTimes } from './shared_options.js';
+import { LACKS_NCCL } from './train.js';
 
 const WHAT = 'What';
 const MACHINE = 'Machine and memory';
@@ -124,6 +125,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     throw error;
   }
   if (!leads()) return;
+  if (workers?.lacksNccl) output.warn(LACKS_NCCL);
   if (result.processes > 1)
     output.say(`${result.processes} processes; gradients are added up in ${result.sumMs.toFixed(1)} ms of an update`);
   output.say(

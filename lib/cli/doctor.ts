@@ -31,7 +31,10 @@ function cudaLines(
           ? `not found: ${blas.reason} (large products are slower without it)`
           : 'not looked for',
     ],
-    ['NCCL', nccl.found ? `${nccl.version}, ${nccl.path}` : `not found: ${nccl.reason} (several GPUs train together through it)`],
+    [
+      'NCCL',
+      nccl.found ? `${nccl.version}, ${nccl.path}` : `not found: ${nccl.reason} (several GPUs train together faster with it)`,
+    ],
   ];
 }
 

@@ -20,6 +20,10 @@ export function checkedTrainOptions(given: GivenOptions): TrainOptions {
   return Object.fromEntries(keys.map((key) => [key, args[key]])) as unknown as TrainOptions;
 }
 
+/** What `doctor` tells more of. */
+export const LACKS_NCCL =
+  "NCCL was not found (VLTUNE_NCCL names its file): gradients are added up through the host's memory, which takes longer";
+
 type Step = Extract<TrainEvent, { event: 'step' }>;
 
 /** Tells people of a run: bars on a terminal, a line an event elsewhere. */
@@ -92,6 +96,7 @@ export class TrainReporter {
     this.#output.say(
       `${formatCount(event.steps)} updates of ${formatCount(event.trainable_parameters)} parameters, ${formatBytes(event.planned_memory_bytes)} planned${event.device === 'cuda' ? ' on the GPU' : ''}${event.processes > 1 ? ` of each of ${event.processes} processes` : ''}`,
     );
+    if (event.lacks_nccl) this.#output.warn(LACKS_NCCL);
     if (event.resumed_step > 0) this.#output.say(`going on after update ${formatCount(event.resumed_step)}`);
   }
 

@@ -1,6 +1,7 @@
 /**
  * Data parallel training: every process holds the whole model and computes its share of an update's micro-batches; gradients are added up
- * over all before the update, which each then makes alike. On GPUs the sum is NCCL's, on CPUs the group's own.
+ * over all before the update, which each then makes alike. On GPUs the sum is NCCL's; on CPUs, and where NCCL is not found, the group's own,
+ * through the host's memory.
  */
 import { type DeviceOption, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
@@ -55,7 +56,7 @@ export class Workers {
       const device = openOwnDevice(option, place);
       agree(await group.gather({ '--device': device }));
       const workers = new Workers(group, device, device === 'cuda' ? await communicator(group) : undefined);
-      if (device === 'cuda') await workers.#tryOut();
+      if (workers.#communicator) await workers.#tryOut();
       return workers;
     } catch (error) {
       group.fail(error);
@@ -69,6 +70,11 @@ export class Workers {
 
   get size(): number {
     return this.#group.place.size;
+  }
+
+  /** Whether GPUs add up gradients through the host's memory, for want of NCCL. */
+  get lacksNccl(): boolean {
+    return this.device === 'cuda' && !this.#communicator;
   }
 
   /** Fires with ERR_PEER when another process has failed or is gone. */
@@ -134,8 +140,10 @@ export class Workers {
   }
 }
 
-async function communicator(group: ProcessGroup): Promise<Communicator> {
+/** undefined where a process does not find NCCL. */
+async function communicator(group: ProcessGroup): Promise<Communicator | undefined> {
   const { rank, size } = group.place;
+  if ((await group.gather(addon().ncclInfo().found)).includes(false)) return undefined;
   const id = rank === 0 ? Buffer.from(addon().ncclUniqueId()).toString('base64') : '';
   const [first] = await group.gather(id);
   return addon().ncclCommunicator(Buffer.from(first!, 'base64'), rank, size);

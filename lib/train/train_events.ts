@@ -25,6 +25,8 @@ export type TrainEvent =
       readonly device: Device;
       /** That train together; speeds and counts are of all, memory is the first one's. */
       readonly processes: number;
+      /** Several GPUs add up gradients through the host's memory, since NCCL was not found. */
+      readonly lacks_nccl?: true;
       readonly planned_memory_bytes: number;
     }
   | {

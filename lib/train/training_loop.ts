@@ -329,6 +329,7 @@ export class TrainingLoop {
       resumed_step: resumedStep,
       device: this.#run.device,
       processes: this.#workers?.size ?? 1,
+      ...(this.#workers?.lacksNccl && { lacks_nccl: true }),
       planned_memory_bytes: plannedBytes,
     });
   }

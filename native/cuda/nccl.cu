@@ -71,7 +71,7 @@ const Library& library() {
 
 const Library& needed() {
   const Library& l = library();
-  VLTUNE_CHECK(l.info.found, "ERR_NO_DEVICE", "several GPUs train together through NCCL, which was not found: %s (VLTUNE_NCCL names its file)",
+  VLTUNE_CHECK(l.info.found, "ERR_NO_DEVICE", "NCCL was not found: %s (VLTUNE_NCCL names its file)",
                l.info.reason.c_str());
   return l;
 }

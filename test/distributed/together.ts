@@ -8,10 +8,14 @@ import { type Finished, jsonLines, MESSAGES, MODEL, type RunOptions, scratch, vl
 import { distance, readFloats } from '../parity/fixtures.js';
 import { digests, weightDigest } from '../train/support.js';
 
-export type Device = 'cpu' | 'cuda';
+/** Where a run computes, and variables of its processes. */
+export interface Where {
+  readonly device: 'cpu' | 'cuda';
+  readonly env?: NodeJS.ProcessEnv;
+}
 
 /** Three micro-batches an epoch and more: of some updates a process has fewer than the other, of some none. */
-function trainArgs(device: Device, out: string, ...more: readonly string[]): string[] {
+function trainArgs({ device }: Where, out: string, ...more: readonly string[]): string[] {
   return [
     ...['train', '--model', MODEL, '--dataset', MESSAGES, '--output-dir', out, '--device', device, '--json'],
     ...['--max-length', '96', '--per-device-train-batch-size', '1', '--max-steps', '8', '--learning-rate', '1e-3'],
@@ -19,35 +23,51 @@ function trainArgs(device: Device, out: string, ...more: readonly string[]): str
   ];
 }
 
-function launched(args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-  return vltune(['launch', '--nproc-per-node', '2', ...args], options);
+type OnLine = RunOptions['onLine'];
+
+function alone(where: Where, args: readonly string[]): Promise<Finished> {
+  return vltune(args, { env: { ...where.env } });
+}
+
+function launched(where: Where, args: readonly string[], onLine?: OnLine): Promise<Finished> {
+  return vltune(['launch', '--nproc-per-node', '2', ...args], { env: { ...where.env }, ...(onLine && { onLine }) });
 }
 
 /** Two processes as a launcher of someone else's starts them, each with arguments of its own. */
-async function started(args: readonly [readonly string[], readonly string[]], options: RunOptions = {}): Promise<Finished[]> {
+async function started(
+  where: Where,
+  args: readonly [readonly string[], readonly string[]],
+  onLine?: OnLine,
+): Promise<Finished[]> {
   const port = String(await freePort());
   return await Promise.all(
     args.map((words, rank) =>
       vltune(words, {
-        ...(rank === 1 ? {} : options),
-        env: { OMPI_COMM_WORLD_SIZE: '2', OMPI_COMM_WORLD_RANK: String(rank), MASTER_ADDR: '127.0.0.1', MASTER_PORT: port },
+        ...(rank === 0 && onLine && { onLine }),
+        env: {
+          ...where.env,
+          OMPI_COMM_WORLD_SIZE: '2',
+          OMPI_COMM_WORLD_RANK: String(rank),
+          MASTER_ADDR: '127.0.0.1',
+          MASTER_PORT: port,
+        },
       }),
     ),
   );
 }
 
 /** Two processes compute what one does with twice the accumulation. */
-export async function checkShares(t: ExecutionContext, device: Device): Promise<void> {
+export async function checkShares(t: ExecutionContext, where: Where): Promise<void> {
   t.timeout(180_000);
   const folder = await scratch(t);
   const [one, two] = [join(folder, 'one'), join(folder, 'two')];
   const evaluation = ['--eval-dataset', MESSAGES, '--eval-steps', '4', '--optim', 'adamw_torch'];
-  const alone = await vltune(trainArgs(device, one, '--gradient-accumulation-steps', '4', ...evaluation));
-  const together = await launched(trainArgs(device, two, '--gradient-accumulation-steps', '2', ...evaluation));
-  t.is(alone.code, 0, alone.stderr);
+  const single = await alone(where, trainArgs(where, one, '--gradient-accumulation-steps', '4', ...evaluation));
+  const together = await launched(where, trainArgs(where, two, '--gradient-accumulation-steps', '2', ...evaluation));
+  t.is(single.code, 0, single.stderr);
   t.is(together.code, 0, together.stderr);
 
-  const [expected, got] = [jsonLines(alone.stdout), jsonLines(together.stdout)];
+  const [expected, got] = [jsonLines(single.stdout), jsonLines(together.stdout)];
   t.is(got[0]!.processes, 2);
   t.deepEqual(
     got.map(({ event }) => event),
@@ -72,12 +92,12 @@ export async function checkShares(t: ExecutionContext, device: Device): Promise<
 }
 
 /** Two runs of two processes, and one that was stopped and resumed, end in the same bytes. */
-export async function checkSameBytes(t: ExecutionContext, device: Device): Promise<void> {
+export async function checkSameBytes(t: ExecutionContext, where: Where): Promise<void> {
   t.timeout(180_000);
   const folder = await scratch(t);
   const [first, second, stopped] = ['first', 'second', 'stopped'].map((name) => join(folder, name)) as [string, string, string];
   for (const out of [first, second]) {
-    const { code, stderr } = await launched(trainArgs(device, out));
+    const { code, stderr } = await launched(where, trainArgs(where, out));
     t.is(code, 0, stderr);
   }
   t.is(weightDigest(second), weightDigest(first));
@@ -85,38 +105,40 @@ export async function checkSameBytes(t: ExecutionContext, device: Device): Promi
   const { 'training_args.json': __, ...expected } = digests(join(first, 'checkpoint-8'));
   t.deepEqual(other, expected);
 
-  const interrupted = await launched(trainArgs(device, stopped), {
-    onLine: (line, kill) => line.includes('"event":"step"') && line.includes('"step":4,') && kill('SIGINT'),
-  });
+  const interrupted = await launched(
+    where,
+    trainArgs(where, stopped),
+    (line, kill) => line.includes('"event":"step"') && line.includes('"step":4,') && kill('SIGINT'),
+  );
   t.is(interrupted.code, 130, interrupted.stderr);
   t.regex(interrupted.stderr, /vltune: stopped after \d of 8 updates; go on with --resume-from-checkpoint/);
   t.is(interrupted.stderr.match(/stopped after/g)!.length, 1, 'told once');
-  const resumed = await launched(trainArgs(device, stopped, '--resume-from-checkpoint'));
+  const resumed = await launched(where, trainArgs(where, stopped, '--resume-from-checkpoint'));
   t.is(resumed.code, 0, resumed.stderr);
   t.is(weightDigest(stopped), weightDigest(first));
 }
 
 /** A run of two processes goes on as one process with twice the accumulation, and not otherwise. */
-export async function checkTrade(t: ExecutionContext, device: Device): Promise<void> {
+export async function checkTrade(t: ExecutionContext, where: Where): Promise<void> {
   t.timeout(180_000);
   const out = join(await scratch(t), 'out');
-  t.is((await launched(trainArgs(device, out, '--gradient-accumulation-steps', '2'))).code, 0);
+  t.is((await launched(where, trainArgs(where, out, '--gradient-accumulation-steps', '2'))).code, 0);
   const more = ['--max-steps', '10', '--resume-from-checkpoint', '--gradient-accumulation-steps'];
-  const refused = await vltune(trainArgs(device, out, ...more, '2'));
+  const refused = await alone(where, trainArgs(where, out, ...more, '2'));
   t.is(refused.code, 2);
   t.regex(refused.stderr, /--gradient-accumulation-steps: expected 4 micro-batches an update as in the checkpoint, got 2/);
-  const resumed = await vltune(trainArgs(device, out, ...more, '4'));
+  const resumed = await alone(where, trainArgs(where, out, ...more, '4'));
   t.is(resumed.code, 0, resumed.stderr);
   t.is(jsonLines(resumed.stdout)[0]!.resumed_step, 8);
 }
 
 /** When one process is killed the other ends too, says why, and keeps the last checkpoint. */
-export async function checkLoss(t: ExecutionContext, device: Device): Promise<void> {
+export async function checkLoss(t: ExecutionContext, where: Where): Promise<void> {
   t.timeout(180_000);
   const out = join(await scratch(t), 'out');
-  const args = trainArgs(device, out, '--max-steps', '100000', '--save-steps', '1', '--save-total-limit', '2');
+  const args = trainArgs(where, out, '--max-steps', '100000', '--save-steps', '1', '--save-total-limit', '2');
   const saved = (line: string) => line.includes('"event":"save"') && line.includes('checkpoint-3"');
-  const [first, second] = await started([args, args], { onLine: (line, kill) => saved(line) && kill('SIGKILL') });
+  const [first, second] = await started(where, [args, args], (line, kill) => saved(line) && kill('SIGKILL'));
   t.is(first!.signal, 'SIGKILL');
   t.is(second!.code, 1, second!.stderr);
   t.regex(second!.stderr, /^vltune: process 0 (has ended|is gone.*)$/m);
@@ -125,21 +147,21 @@ export async function checkLoss(t: ExecutionContext, device: Device): Promise<vo
     names.some((name) => /^checkpoint-\d+$/.test(name)),
     names.join(),
   );
-  const resumed = await launched(trainArgs(device, out, '--resume-from-checkpoint', '--max-steps', '6'));
+  const resumed = await launched(where, trainArgs(where, out, '--resume-from-checkpoint', '--max-steps', '6'));
   t.is(resumed.code, 0, resumed.stderr);
 }
 
 /** Processes that were not started alike, or have not the same data, say so before anything is trained. */
-export async function checkAgreement(t: ExecutionContext, device: Device): Promise<void> {
+export async function checkAgreement(t: ExecutionContext, where: Where): Promise<void> {
   t.timeout(180_000);
   const out = join(await scratch(t), 'out');
-  const args = trainArgs(device, out);
-  const differ = await started([args, [...args, '--seed', '1']]);
+  const args = trainArgs(where, out);
+  const differ = await started(where, [args, [...args, '--seed', '1']]);
   for (const { code, stderr } of differ) {
     t.is(code, 2, stderr);
     t.regex(stderr, /the processes of a run must be started alike:\n {2}--seed: process 1 has 1, process 0 has 3407\n/);
   }
-  const [first, second] = await started([args, [...args, '--dataset', 'nowhere.jsonl']]);
+  const [first, second] = await started(where, [args, [...args, '--dataset', 'nowhere.jsonl']]);
   t.deepEqual([first!.code, second!.code], [1, 2]);
   t.regex(first!.stderr, /^vltune: process 1 failed: .*nowhere\.jsonl/m);
   t.false(existsSync(out), 'nothing is left');

@@ -3,11 +3,13 @@ import { freePort } from '../../lib/distributed/free_port.js';
 import { scratch, trainArgs, vltune } from '../cli/run.js';
 import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade } from './together.js';
 
-test.serial('two processes compute what one does with twice the accumulation', (t) => checkShares(t, 'cpu'));
-test.serial('runs of two processes, stopped and resumed too, end in the same bytes', (t) => checkSameBytes(t, 'cpu'));
-test.serial('processes and accumulation steps trade with each other when a run goes on', (t) => checkTrade(t, 'cpu'));
-test.serial('when one process is killed the other ends too, and the last checkpoint is kept', (t) => checkLoss(t, 'cpu'));
-test.serial('processes that were not started alike say so', (t) => checkAgreement(t, 'cpu'));
+const CPU = { device: 'cpu' } as const;
+
+test.serial('two processes compute what one does with twice the accumulation', (t) => checkShares(t, CPU));
+test.serial('runs of two processes, stopped and resumed too, end in the same bytes', (t) => checkSameBytes(t, CPU));
+test.serial('processes and accumulation steps trade with each other when a run goes on', (t) => checkTrade(t, CPU));
+test.serial('when one process is killed the other ends too, and the last checkpoint is kept', (t) => checkLoss(t, CPU));
+test.serial('processes that were not started alike say so', (t) => checkAgreement(t, CPU));
 
 test('launch says what it can start, and passes on how that ended', async (t) => {
   const nothing = await vltune(['launch', '--nproc-per-node', '2']);
