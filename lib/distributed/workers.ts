@@ -3,7 +3,7 @@
  * over all before the update, which each then makes alike. On GPUs the sum is NCCL's; on CPUs, and where NCCL is not found, the group's own,
  * through the host's memory.
  */
-import { type DeviceOption, openDevice } from '../device.js';
+import { type DeviceOption, deviceKind, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { addon, type Communicator, type Device, type Storage } from '../native.js';
 import { type OptionSpec, showValue } from '../options.js';
@@ -163,8 +163,9 @@ function openOwnDevice(option: DeviceOption, { localRank }: Place): Device {
       `--device: expected auto, cuda or cpu where several processes train together, each on a GPU of its own, got ${showValue(option)}`,
     );
   }
+  const isCpu = deviceKind(option) === 'cpu'; // which chooses the GPU, before it is asked for
   const { devices } = addon().cudaInfo();
-  if (option !== 'cpu' && devices.length > 1 && localRank >= devices.length) {
+  if (!isCpu && devices.length > 1 && localRank >= devices.length) {
     throw new VltuneError(
       'ERR_NO_DEVICE',
       `this is process ${localRank} of its machine, which has ${devices.length} GPUs: start at most one process for each`,
