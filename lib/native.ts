@@ -116,7 +116,8 @@ export interface GpuInfo {
   readonly computeCapability: string;
   readonly multiprocessors: number;
   readonly totalMemory: number;
-  readonly freeMemory: number;
+  /** Of the chosen one: to ask another costs it memory. */
+  readonly freeMemory?: number;
 }
 
 export interface CudaInfo {

@@ -18,7 +18,7 @@ function cudaLines(
   if (!compiled) return [['CUDA', `not in this build${reason ? ` (${reason})` : ''}`]];
   const gpus = devices.map((gpu): [string, string] => [
     `cuda:${gpu.index}`,
-    `${gpu.name}, ${formatBytes(gpu.freeMemory)} free of ${formatBytes(gpu.totalMemory)}, compute capability ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors`,
+    `${gpu.name}, ${gpu.freeMemory === undefined ? '' : `${formatBytes(gpu.freeMemory)} free of `}${formatBytes(gpu.totalMemory)}, compute capability ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors`,
   ]);
   return [
     ['CUDA', available ? versions : [`not usable: ${reason}`, versions].filter(Boolean).join('; ')],

@@ -16,6 +16,13 @@ export interface JoinOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Numbers that lie elsewhere: a GPU's memory, or an array's. */
+export interface Numbers {
+  readonly length: number;
+  read(at: number, into: Float32Array): void;
+  write(at: number, from: Float32Array): void;
+}
+
 /** What a process says of itself when it comes. */
 interface Hello {
   readonly vltune: string;
@@ -26,6 +33,9 @@ interface Hello {
 const HELLO_LIMIT = 4096;
 /** A message carries a gradient at most. */
 const MESSAGE_LIMIT = 2 ** 32 - 1;
+/** Elements of a piece of a sum: few enough for a core's cache; and how many pieces are sent before the first comes back. */
+const PIECE = 2 ** 18;
+const AHEAD = 8;
 const RETRY_MS = 100;
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|::1)$/;
 
@@ -75,21 +85,34 @@ export class ProcessGroup {
     return parse(all) as T[];
   }
 
-  /** Puts the sum over all processes in the place of `numbers`, added in the order of ranks: every process has the same bits. */
-  async sum(numbers: Float32Array): Promise<void> {
-    const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
-    if (this.place.rank !== 0) {
-      this.#channels[0]!.send('numbers', bytes);
-      bytes.set(await this.#receive(this.#channels[0]!, 'numbers'));
+  /**
+   * Puts the sum over all processes in the place of f32 numbers, added in the order of ranks: every process has the same bits. It goes in
+   * pieces, so that some are added up while others are on their way, in both directions, and few of them are in memory.
+   */
+  async sum(numbers: Numbers): Promise<void> {
+    const pieces = Math.ceil(numbers.length / PIECE);
+    const read = (piece: number): Float32Array => {
+      const into = new Float32Array(Math.min(PIECE, numbers.length - piece * PIECE));
+      numbers.read(piece * PIECE, into);
+      return into;
+    };
+    if (this.place.rank === 0) {
+      for (let piece = 0; piece < pieces; piece++) {
+        const sum = read(piece);
+        for (const theirs of await Promise.all(this.#channels.map((channel) => this.#receive(channel, 'numbers')))) {
+          const addends = floatsOf(theirs);
+          for (let i = 0; i < sum.length; i++) sum[i]! += addends[i]!;
+        }
+        numbers.write(piece * PIECE, sum);
+        for (const channel of this.#channels) channel.send('numbers', bytesOf(sum));
+      }
       return;
     }
-    for (const theirs of await Promise.all(this.#channels.map((channel) => this.#receive(channel, 'numbers')))) {
-      const addends = new Float32Array(theirs.buffer, theirs.byteOffset, theirs.byteLength / 4);
-      for (let i = 0; i < numbers.length; i++) numbers[i]! += addends[i]!;
+    const [first] = this.#channels;
+    for (let piece = 0; piece < pieces + AHEAD; piece++) {
+      if (piece < pieces) first!.send('numbers', bytesOf(read(piece)));
+      if (piece >= AHEAD) numbers.write((piece - AHEAD) * PIECE, floatsOf(await this.#receive(first!, 'numbers')));
     }
-    // A copy, as what is being sent must not change.
-    const sum = bytes.slice();
-    for (const channel of this.#channels) channel.send('numbers', sum);
   }
 
   /** Ends it when every process has come to this. */
@@ -122,6 +145,14 @@ export class ProcessGroup {
     this.#hasEnded = true;
     for (const channel of this.#channels) channel.close();
   }
+}
+
+function floatsOf(bytes: Uint8Array): Float32Array {
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+}
+
+function bytesOf(numbers: Float32Array): Uint8Array {
+  return new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
 }
 
 /** In the first process: the others, by rank. */
@@ -190,7 +221,7 @@ async function findFirst({ rank, size, address, port }: Place, signal: AbortSign
       return channel;
     } catch (error) {
       socket.destroy();
-      reason = (error as Error).message;
+      if (!signal.aborted) reason = (error as Error).message;
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
     }
   }

@@ -38,7 +38,6 @@ export class Workers {
   readonly device: Device;
   readonly #group: ProcessGroup;
   readonly #communicator: Communicator | undefined;
-
   private constructor(group: ProcessGroup, device: Device, communicator: Communicator | undefined) {
     this.#group = group;
     this.device = device;
@@ -95,10 +94,11 @@ export class Workers {
   /** Puts the sum over all processes in the place of the f32 at the beginning of a storage. Returns when it is made. */
   async sum({ storage, bytes }: { readonly storage: Storage; readonly bytes: number }): Promise<void> {
     if (!this.#communicator) {
-      const numbers = new Float32Array(bytes / 4);
-      addon().read(storage, 0, numbers);
-      await this.#group.sum(numbers);
-      addon().write(storage, 0, numbers);
+      await this.#group.sum({
+        length: bytes / 4,
+        read: (at, into) => addon().read(storage, at * 4, into),
+        write: (at, from) => addon().write(storage, at * 4, from),
+      });
       return;
     }
     try {

@@ -80,7 +80,7 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
       item.Set("computeCapability", text(device.compute_capability));
       item.Set("multiprocessors", number(device.multiprocessors));
       item.Set("totalMemory", number(device.total_bytes));
-      item.Set("freeMemory", number(device.free_bytes));
+      if (device.free_bytes) item.Set("freeMemory", number(*device.free_bytes));
       devices.Set(devices.Length(), item);
     }
     object.Set("devices", devices);

@@ -338,11 +338,11 @@ Info info() {
                           std::to_string(capability / 10) + "." + std::to_string(capability % 10),
                           properties.multiProcessorCount,
                           properties.totalGlobalMem,
-                          0};
+                          std::nullopt};
     if (info.reason.empty() && i == device().index) {
-      size_t total = 0;
+      size_t free_bytes = 0, total = 0;
       enter();
-      cudaMemGetInfo(&summary.free_bytes, &total);
+      if (cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) summary.free_bytes = free_bytes;
     }
     info.devices.push_back(summary);
   }

@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,8 @@ struct DeviceSummary {
   int index;
   std::string name, compute_capability;
   int multiprocessors;
-  size_t total_bytes, free_bytes;
+  size_t total_bytes;
+  std::optional<size_t> free_bytes;  // of the chosen one: to ask another opens it, which takes memory there
 };
 
 struct Info {
