@@ -67,6 +67,11 @@ export class Workers {
     return this.#group.place.rank;
   }
 
+  /** Whether no other process of this machine comes before it. */
+  get isFirstHere(): boolean {
+    return this.#group.place.localRank === 0;
+  }
+
   get size(): number {
     return this.#group.place.size;
   }

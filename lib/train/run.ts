@@ -66,6 +66,11 @@ const HEAP_GROWTH = 4 << 20;
 /** What the decoders of pictures take for themselves: their code, threads and caches. */
 const DECODER_BYTES = 64 << 20;
 
+/** The model's folder, downloaded if it is not here yet. */
+export async function findModel({ model, revision }: TrainArgs, { onDownload }: RunHooks): Promise<string> {
+  return await resolveModel(model, { revision, ...(onDownload && { onProgress: onDownload }) });
+}
+
 export interface RunSettings {
   /** Nothing will be run, so a GPU need not be there. */
   readonly planning?: boolean;
@@ -80,10 +85,7 @@ export async function openRun(
 ): Promise<Run> {
   const device = planning ? plannedDevice(args.device) : openDevice(args.device);
   if (args.threads !== undefined) addon().setThreads(args.threads);
-  const folder = await resolveModel(args.model, {
-    revision: args.revision,
-    ...(hooks.onDownload && { onProgress: hooks.onDownload }),
-  });
+  const folder = await findModel(args, hooks);
   const model = await ModelFolder.open(folder);
   const cleanup: (() => void)[] = [() => model.close()];
   try {

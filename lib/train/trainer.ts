@@ -9,7 +9,7 @@ import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
 import { checkpointToResume, checkSameRun, removeCheckpoints, sweepOutput } from './checkpoint.js';
 import { EventLog } from './event_log.js';
 import { TensorBoardReport } from './report.js';
-import { closeRun, identityOf, openRun, type RunHooks } from './run.js';
+import { closeRun, findModel, identityOf, openRun, type RunHooks } from './run.js';
 import type { MemoryPlan } from './step_plan.js';
 import type { TrainEvent } from './train_events.js';
 import { type LoopHooks, TrainingLoop, type TrainResult } from './training_loop.js';
@@ -49,8 +49,9 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
     await workers?.leave();
     return result;
   } catch (error) {
-    // What was cancelled because another process ended is not why the run ended.
-    const cause = workers?.lost.aborted && (error as { code?: string }).code === 'ERR_CANCELLED' ? workers.lost.reason : error;
+    // What was cancelled because another process ended, and not by the caller, is not why the run ended.
+    const isPeers = workers?.lost.aborted && !hooks.signal?.aborted && (error as { code?: string }).code === 'ERR_CANCELLED';
+    const cause = isPeers ? workers.lost.reason : error;
     workers?.fail(cause);
     throw cause;
   }
@@ -59,12 +60,18 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
 async function trainWith(workers: Workers | undefined, args: TrainArgs, hooks: TrainHooks): Promise<TrainResult> {
   const leads = workers === undefined || workers.rank === 0;
   let resumed = leads ? await prepareOutput(args) : undefined;
-  await workers?.gather(null); // the others look when the first one has tidied up
+  if (workers?.isFirstHere) await findModel(args, hooks);
+  await workers?.gather(null); // the others look when the output folder is tidied up and the model downloaded
   if (!leads) resumed = await checkpointToResume(args);
   const run = await openRun(args, hooks, { processes: workers?.size ?? 1 });
   try {
     const identity = identityOf(run);
-    await workers?.agree({ ...sharedOptions(args), ...identity, 'checkpoint to resume': resumed?.state.globalStep ?? 'none' });
+    await workers?.agree({
+      ...sharedOptions(args),
+      'weights of --model': identity.model,
+      'rows of --dataset': identity.dataset,
+      'checkpoint to resume': resumed?.state.globalStep ?? 'none',
+    });
     if (resumed) checkSameRun(resumed, args, identity);
     await run.frozen.load(hooks.onLoad, hooks.signal);
     run.step.allocate();

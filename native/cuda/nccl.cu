@@ -1,5 +1,6 @@
 #include "nccl.h"
 
+#include <climits>
 #include <cstdlib>
 
 #include "device.h"
@@ -14,11 +15,13 @@ using Comm = void*;  // ncclComm_t
 constexpr Result kSuccess = 0, kInProgress = 7;
 constexpr int kFloat32 = 7, kSum = 0;  // ncclDataType_t, ncclRedOp_t
 
-// ncclConfig_t as of 2.14; what later versions added has its default.
+// ncclConfig_t as of 2.17; what later versions added has its default, as has what is undefined. Adding up gradients is some thousandths of an
+// update: a third of the blocks that NCCL would take does it as well, in a third of a gigabyte less of each card's memory.
+constexpr int kUndefined = INT_MIN;
 struct Config {
   size_t size = sizeof(Config);
-  unsigned magic = 0xcafebeef, version = 21400;
-  int blocking = 0;
+  unsigned magic = 0xcafebeef, version = 21700;
+  int blocking = 0, cluster_size = kUndefined, min_blocks = kUndefined, max_blocks = 8;
 };
 
 struct Library {

@@ -1,7 +1,15 @@
 /** Several processes on several GPUs. Which: VLTUNE_TEST_GPUS, the first two unless it says otherwise. */
 import test, { type ExecutionContext } from 'ava';
 import { addon } from '../../lib/native.js';
-import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade, type Where } from '../distributed/together.js';
+import {
+  checkAgreement,
+  checkLoss,
+  checkSameBytes,
+  checkShares,
+  checkTrade,
+  PICTURES,
+  type Where,
+} from '../distributed/together.js';
 
 // Before the driver is first asked; the processes that are started inherit it.
 const GPUS = process.env.VLTUNE_TEST_GPUS ?? '0,1';
@@ -28,6 +36,7 @@ shared('runs of two processes on one GPU, stopped and resumed too, end in the sa
 shared('when one process on a GPU is killed the other ends too, and the last checkpoint is kept', checkLoss);
 
 gpus('two GPUs compute what one does with twice the accumulation', checkShares);
+gpus('and so with pictures and a tower that learns', (t, where) => checkShares(t, where, PICTURES));
 gpus('runs on two GPUs, stopped and resumed too, end in the same bytes', checkSameBytes);
 gpus('GPUs and accumulation steps trade with each other when a run goes on', checkTrade);
 gpus('when one process is killed the other ends too, though it waits in NCCL, and the last checkpoint is kept', checkLoss);

@@ -1,7 +1,7 @@
 /** Runs of several processes, started by `vltune launch` or one by one, held to runs of one process. */
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { freePort } from '../../lib/distributed/free_port.js';
 import { type Finished, jsonLines, MESSAGES, MODEL, type RunOptions, scratch, vltune } from '../cli/run.js';
@@ -56,14 +56,20 @@ async function started(
   );
 }
 
-/** Two processes compute what one does with twice the accumulation. */
-export async function checkShares(t: ExecutionContext, where: Where): Promise<void> {
+/** Rows with pictures, and a tower that learns too. */
+export const PICTURES: readonly string[] = [
+  ...['--model', resolve('models/vltune-tiny'), '--dataset', resolve('examples/data/pictures.jsonl'), '--max-length', '256'],
+  ...['--finetune-vision-layers', '--max-steps', '4', '--save-strategy', 'no'],
+];
+
+/** Two processes compute what one does with twice the accumulation. `more`: options beside those of all runs here. */
+export async function checkShares(t: ExecutionContext, where: Where, more: readonly string[] = []): Promise<void> {
   t.timeout(180_000);
   const folder = await scratch(t);
   const [one, two] = [join(folder, 'one'), join(folder, 'two')];
-  const evaluation = ['--eval-dataset', MESSAGES, '--eval-steps', '4', '--optim', 'adamw_torch'];
-  const single = await alone(where, trainArgs(where, one, '--gradient-accumulation-steps', '4', ...evaluation));
-  const together = await launched(where, trainArgs(where, two, '--gradient-accumulation-steps', '2', ...evaluation));
+  const options = ['--eval-dataset', MESSAGES, '--eval-steps', '4', '--optim', 'adamw_torch', ...more];
+  const single = await alone(where, trainArgs(where, one, '--gradient-accumulation-steps', '4', ...options));
+  const together = await launched(where, trainArgs(where, two, '--gradient-accumulation-steps', '2', ...options));
   t.is(single.code, 0, single.stderr);
   t.is(together.code, 0, together.stderr);
 

@@ -1,11 +1,12 @@
 import test from 'ava';
 import { freePort } from '../../lib/distributed/free_port.js';
 import { scratch, trainArgs, vltune } from '../cli/run.js';
-import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade } from './together.js';
+import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade, PICTURES } from './together.js';
 
 const CPU = { device: 'cpu' } as const;
 
 test.serial('two processes compute what one does with twice the accumulation', (t) => checkShares(t, CPU));
+test.serial('and so with pictures and a tower that learns', (t) => checkShares(t, CPU, PICTURES));
 test.serial('runs of two processes, stopped and resumed too, end in the same bytes', (t) => checkSameBytes(t, CPU));
 test.serial('processes and accumulation steps trade with each other when a run goes on', (t) => checkTrade(t, CPU));
 test.serial('when one process is killed the other ends too, and the last checkpoint is kept', (t) => checkLoss(t, CPU));
