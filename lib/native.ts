@@ -1,7 +1,4 @@
-/**
- * The typed face of the addon: every function it exports, and nothing else. Only `lib/ops`, `lib/graph`, `lib/weights`
- * and `lib/data/media` import this file; the rest of vltune speaks of graphs, weights and steps.
- */
+/** The typed face of the addon: every function it exports, and nothing else. Of `lib/data`, `media` alone imports this file. */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -71,7 +71,7 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
   const [rank, processes] = workers ? [workers.rank, workers.size] : [0, 1];
   const spec = modelOfShape(shape);
   const trainables = recipeAdapters(spec, options.loraR);
-  const { limit } = memoryBudget(device, options.memory, true);
+  const { limit } = memoryBudget(device, options.memory, true, workers?.ncclBytes);
   const optimizer = new OptimizerLayout(trainables.layout, options.optim);
   const built = (embeddingOnHost: boolean) => {
     const weights = new RandomWeights(spec, dtype, options.loadIn4bit, (name) => embeddingOnHost && name === spec.embedding);

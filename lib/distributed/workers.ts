@@ -38,6 +38,8 @@ export class Workers {
   readonly device: Device;
   readonly #group: ProcessGroup;
   readonly #communicator: Communicator | undefined;
+  #ncclBytes = 0;
+
   private constructor(group: ProcessGroup, device: Device, communicator: Communicator | undefined) {
     this.#group = group;
     this.device = device;
@@ -55,7 +57,7 @@ export class Workers {
       const device = openOwnDevice(option, place);
       agree(await group.gather({ '--device': device }));
       const workers = new Workers(group, device, device === 'cuda' ? await communicator(group) : undefined);
-      if (workers.#communicator) await workers.#tryOut();
+      if (workers.#communicator) workers.#ncclBytes = await takenBy(() => workers.#tryOut());
       return workers;
     } catch (error) {
       group.fail(error);
@@ -79,6 +81,11 @@ export class Workers {
   /** Whether GPUs add up gradients through the host's memory, for want of NCCL. */
   get lacksNccl(): boolean {
     return this.device === 'cuda' && !this.#communicator;
+  }
+
+  /** What NCCL has taken of this process's GPU. */
+  get ncclBytes(): number {
+    return this.#ncclBytes;
   }
 
   /** Fires with ERR_PEER when another process has failed or is gone. */
@@ -152,6 +159,13 @@ async function communicator(group: ProcessGroup): Promise<Communicator | undefin
   const id = rank === 0 ? Buffer.from(addon().ncclUniqueId()).toString('base64') : '';
   const [first] = await group.gather(id);
   return addon().ncclCommunicator(Buffer.from(first!, 'base64'), rank, size);
+}
+
+/** Bytes that a GPU has less after some work. */
+async function takenBy(work: () => Promise<void>): Promise<number> {
+  const before = addon().deviceMemory().free;
+  await work();
+  return Math.max(0, before - addon().deviceMemory().free);
 }
 
 /** The processor's threads are for all processes of the machine, unless the user has counted them out. */

@@ -14,16 +14,17 @@ export interface MemoryBudget {
 }
 
 /**
- * `memory`: the option. On the CPU it limits what training takes beside the process; on a GPU what the card holds in all, and the
- * default is what it has free. `planning`: the GPU may be absent, and then only the option limits.
+ * `memory`: the option; `ncclBytes`: what NCCL has taken of the card already, beside the driver. On the CPU it limits what training takes beside the process; on a GPU what the card holds in all, and the
+ * default is what it has free. Where the GPU is not there only the option limits.
  */
-export function memoryBudget(device: Device, memory: number | undefined, isThere: boolean): MemoryBudget {
+export function memoryBudget(device: Device, memory: number | undefined, isThere: boolean, ncclBytes: number = 0): MemoryBudget {
   if (device === 'cpu') {
     const limit = memory === undefined ? undefined : { bytes: memory, name: `--memory ${mib(memory)}`, remedy: raised };
     return { baseBytes: process.memoryUsage.rss(), limit };
   }
   const card = isThere ? addon().deviceMemory() : undefined;
-  const baseBytes = Math.max(CUDA_CONTEXT_BYTES, card ? card.total - card.free : 0);
+  // The driver has not yet taken all of what it will take for us.
+  const baseBytes = Math.max(CUDA_CONTEXT_BYTES, card ? card.total - card.free - ncclBytes : 0) + ncclBytes;
   if (memory !== undefined) {
     const name = `--memory ${mib(memory)}, of which the driver and other programs have ${mib(baseBytes)}`;
     return { baseBytes, limit: { bytes: memory - baseBytes, name, remedy: (needed) => raised(baseBytes + needed) } };

@@ -9,6 +9,7 @@ import { ChatTemplate } from '../data/template.js';
 import type { TokenDataset } from '../data/token_dataset.js';
 import { Tokenizer } from '../data/tokenizer.js';
 import { openDevice, plannedDevice } from '../device.js';
+import type { Workers } from '../distributed/workers.js';
 import { ACTIVATIONS } from '../dtype.js';
 import { VltuneError } from '../errors.js';
 import { adaptersOf, newAdapters, TowerAdapters } from '../models/adapters.js';
@@ -74,14 +75,14 @@ export async function findModel({ model, revision }: TrainArgs, { onDownload }: 
 export interface RunSettings {
   /** Nothing will be run, so a GPU need not be there. */
   readonly planning?: boolean;
-  /** Processes that share each update. */
-  readonly processes?: number;
+  /** Those that share each update. */
+  readonly workers?: Pick<Workers, 'size' | 'ncclBytes'> | undefined;
 }
 
 export async function openRun(
   args: TrainArgs,
   hooks: RunHooks = {},
-  { planning = false, processes = 1 }: RunSettings = {},
+  { planning = false, workers }: RunSettings = {},
 ): Promise<Run> {
   const device = planning ? plannedDevice(args.device) : openDevice(args.device);
   if (args.threads !== undefined) addon().setThreads(args.threads);
@@ -135,7 +136,7 @@ export async function openRun(
     const batches = new BatchPlan(dataset, {
       batchSize: args.perDeviceTrainBatchSize,
       maxLength,
-      gradientAccumulationSteps: args.gradientAccumulationSteps * processes,
+      gradientAccumulationSteps: args.gradientAccumulationSteps * (workers?.size ?? 1),
       packing,
       shuffle: args.shuffle,
       seed,
@@ -172,7 +173,8 @@ export async function openRun(
     // An adapter of the tower's that text alone goes on from stays as it is; the pictures of an evaluation are seen with it.
     const towerAdapters = adapter && media?.from === 'features' ? TowerAdapters.of(model.spec, adapter, device) : undefined;
     const optimizer = new OptimizerLayout(trainables.layout, args.optim);
-    const { baseBytes, limit } = memoryBudget(device, args.memory, device === 'cuda' && addon().cudaInfo().available);
+    const hasGpu = device === 'cuda' && addon().cudaInfo().available;
+    const { baseBytes, limit } = memoryBudget(device, args.memory, hasGpu, workers?.ncclBytes);
     const built = (embeddingOnHost: boolean) => {
       const frozen = new FrozenWeights(model, {
         device,

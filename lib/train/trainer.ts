@@ -63,7 +63,7 @@ async function trainWith(workers: Workers | undefined, args: TrainArgs, hooks: T
   if (workers?.isFirstHere) await findModel(args, hooks);
   await workers?.gather(null); // the others look when the output folder is tidied up and the model downloaded
   if (!leads) resumed = await checkpointToResume(args);
-  const run = await openRun(args, hooks, { processes: workers?.size ?? 1 });
+  const run = await openRun(args, hooks, { workers });
   try {
     const identity = identityOf(run);
     await workers?.agree({
