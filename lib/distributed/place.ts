@@ -45,7 +45,6 @@ export function placeOf(env: Environment = process.env): Place | undefined {
   if (size === 1) return undefined;
   const rank = whole(env, names.rank, 0, size - 1);
   const localSize = localSizeOf(env, names.localSize, size);
-  const localRank = env[names.localRank] ? whole(env, names.localRank, 0, (localSize ?? size) - 1) : rank;
   // torchrun's agent keeps the port itself for a store of its own.
   const shift = env.TORCHELASTIC_USE_AGENT_STORE === 'True' ? 1 : 0;
   const port = (env.MASTER_PORT ? whole(env, 'MASTER_PORT', 1, 65_534) : DEFAULT_PORT) + shift;
@@ -55,7 +54,11 @@ export function placeOf(env: Environment = process.env): Place | undefined {
       `MASTER_ADDR: expected the address of the machine with process 0 (${names.rank}=${rank}, ${names.size}=${size}), got none`,
     );
   }
-  return { rank, size, localRank, localSize, address: env.MASTER_ADDR || '127.0.0.1', port };
+  const address = env.MASTER_ADDR || '127.0.0.1';
+  // Who does not number the processes of a machine starts one on each, or all on one.
+  const unnumbered = isLoopback(address) ? rank : 0;
+  const localRank = env[names.localRank] ? whole(env, names.localRank, 0, (localSize ?? size) - 1) : unnumbered;
+  return { rank, size, localRank, localSize, address, port };
 }
 
 /** Whether this process speaks for its run: alone, or the first of several. */
@@ -65,6 +68,11 @@ export function leads(env: Environment = process.env): boolean {
   } catch {
     return true;
   }
+}
+
+/** Whether an address is that of this machine to itself alone. */
+export function isLoopback(address: string): boolean {
+  return /^(localhost|127\.\d+\.\d+\.\d+|::1)$/.test(address);
 }
 
 function localSizeOf(env: Environment, name: string | undefined, size: number): number | undefined {

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VltuneError } from '../errors.js';
 import { packageVersion } from '../version.js';
 import { Channel } from './channel.js';
-import type { Place } from './place.js';
+import { isLoopback, type Place } from './place.js';
 
 export interface JoinOptions {
   /** How long to wait for the others. */
@@ -37,7 +37,6 @@ const MESSAGE_LIMIT = 2 ** 32 - 1;
 const PIECE = 2 ** 18;
 const AHEAD = 8;
 const RETRY_MS = 100;
-const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|::1)$/;
 
 export class ProcessGroup {
   readonly place: Place;
@@ -172,7 +171,7 @@ async function gatherOthers({ size, address, port }: Place, signal: AbortSignal)
     });
   });
   try {
-    await Promise.all([listen(server, port, LOOPBACK.test(address) ? address : undefined), everyone]);
+    await Promise.all([listen(server, port, isLoopback(address) ? address : undefined), everyone]);
   } catch (error) {
     for (const channel of channels.values()) {
       channel.send('failure', Buffer.from((error as Error).message));

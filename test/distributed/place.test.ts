@@ -47,6 +47,11 @@ test('on one machine the meeting place is known; else its address is asked for',
   });
 });
 
+test('a launcher that does not number the processes of a machine starts one on each, or all on one', (t) => {
+  t.is(placeOf({ RANK: '3', WORLD_SIZE: '4', MASTER_ADDR: '10.0.0.1' })?.localRank, 0);
+  t.is(placeOf({ RANK: '3', WORLD_SIZE: '4', MASTER_ADDR: 'localhost' })?.localRank, 3);
+});
+
 test("torchrun's agent holds the port that it names", (t) => {
   const env = { RANK: '0', WORLD_SIZE: '2', ...MASTER, TORCHELASTIC_USE_AGENT_STORE: 'True' };
   t.is(placeOf(env)?.port, 4001);

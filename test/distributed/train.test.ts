@@ -1,6 +1,6 @@
 import test from 'ava';
 import { freePort } from '../../lib/distributed/free_port.js';
-import { scratch, trainArgs, vltune } from '../cli/run.js';
+import { jsonLines, scratch, trainArgs, vltune } from '../cli/run.js';
 import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade, PICTURES } from './together.js';
 
 const CPU = { device: 'cpu' } as const;
@@ -11,6 +11,23 @@ test.serial('runs of two processes, stopped and resumed too, end in the same byt
 test.serial('processes and accumulation steps trade with each other when a run goes on', (t) => checkTrade(t, CPU));
 test.serial('when one process is killed the other ends too, and the last checkpoint is kept', (t) => checkLoss(t, CPU));
 test.serial('processes that were not started alike say so', (t) => checkAgreement(t, CPU));
+
+test.serial('launches on two machines meet at the address that both were given', async (t) => {
+  const out = await scratch(t);
+  const port = String(await freePort());
+  const [first, second] = await Promise.all(
+    ['0', '1'].map((node) =>
+      vltune([
+        ...['launch', '--nproc-per-node', '1', '--nnodes', '2', '--node-rank', node, '--master-port', port],
+        ...trainArgs(`${out}/new`, '--json'),
+      ]),
+    ),
+  );
+  t.is(first!.code, 0, first!.stderr);
+  t.is(second!.code, 0, second!.stderr);
+  t.is(jsonLines(first!.stdout)[0]!.processes, 2);
+  t.is(second!.stdout, '', 'the first one tells of the run');
+});
 
 test('launch says what it can start, and passes on how that ended', async (t) => {
   const nothing = await vltune(['launch', '--nproc-per-node', '2']);
