@@ -129,7 +129,7 @@ export async function benchStep(options: StepBenchOptions): Promise<StepBenchRes
         sumTimes.push(summed - begun);
       }
     }
-    if (workers) loss = (await workers.gather(loss)).reduce((sum, one) => sum + one, 0);
+    if (workers) loss = await workers.total(loss);
     const peakMemoryBytes = device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : usedOnDevice();
     let ops: StepBenchResult['ops'];
     if (options.profile) {

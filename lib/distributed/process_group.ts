@@ -31,8 +31,8 @@ interface Hello {
 }
 
 const HELLO_LIMIT = 4096;
-/** A message carries a gradient at most. */
-const MESSAGE_LIMIT = 2 ** 32 - 1;
+/** A piece of a sum, or what all processes say together. */
+const MESSAGE_LIMIT = 16 << 20;
 /** Elements of a piece of a sum: few enough for a core's cache; and how many pieces are sent before the first comes back. */
 const PIECE = 2 ** 18;
 const AHEAD = 8;
@@ -157,11 +157,16 @@ function bytesOf(numbers: Float32Array): Uint8Array {
 /** In the first process: the others, by rank. */
 async function gatherOthers({ size, address, port }: Place, signal: AbortSignal): Promise<Channel[]> {
   const channels = new Map<number, Channel>();
+  const strangers = new Set<Socket>();
   const server = createServer();
   const everyone = new Promise<void>((resolve, reject) => {
     server.on('connection', (socket) => {
+      strangers.add(socket);
       welcome(socket, size, channels).then(
-        () => channels.size === size - 1 && resolve(),
+        (isOurs) => {
+          if (isOurs) strangers.delete(socket);
+          if (channels.size === size - 1) resolve();
+        },
         (error) => error.code === 'ERR_USAGE' && reject(error), // else it was someone else's
       );
     });
@@ -180,16 +185,20 @@ async function gatherOthers({ size, address, port }: Place, signal: AbortSignal)
     throw error;
   } finally {
     server.close();
+    for (const socket of strangers) socket.destroy(); // who is silent would keep this process alive
   }
   return [...channels].sort(([a], [b]) => a - b).map(([, channel]) => channel);
 }
 
-/** Takes in one of the others. ERR_USAGE if it belongs to the run, but can not be part of it. */
-async function welcome(socket: Socket, size: number, channels: Map<number, Channel>): Promise<void> {
+/** Takes in one of the others, if it is one. ERR_USAGE if it belongs to the run, but can not be part of it. */
+async function welcome(socket: Socket, size: number, channels: Map<number, Channel>): Promise<boolean> {
   const channel = new Channel(socket, `the process at ${socket.remoteAddress}`, HELLO_LIMIT);
   const theirs = parse(await channel.receive('values')) as Partial<Hello> | null;
   const { rank, vltune } = theirs ?? {};
-  if (typeof rank !== 'number' || typeof vltune !== 'string') return channel.drop('not a process of vltune');
+  if (typeof rank !== 'number' || typeof vltune !== 'string') {
+    channel.drop('not a process of vltune');
+    return false;
+  }
   const own = packageVersion();
   const fault =
     vltune !== own
@@ -206,6 +215,7 @@ async function welcome(socket: Socket, size: number, channels: Map<number, Chann
   }
   channel.name = `process ${rank}`;
   channels.set(rank, channel);
+  return true;
 }
 
 /** In the others: the first one, which may not be there yet. */

@@ -167,9 +167,8 @@ export class TrainingLoop {
   /** The loss of all processes' shares; and whether one of them is to stop, which all then do after the same update. */
   async #together(loss: number): Promise<number> {
     if (!this.#workers) return loss;
-    const all = await this.#workers.gather({ loss: String(loss), stop: this.#hooks.signal?.aborted === true });
-    this.#stopping = all.some(({ stop }) => stop);
-    return all.reduce((sum, one) => sum + Number(one.loss), 0); // texts, as JSON has no NaN
+    this.#stopping = (await this.#workers.gather(this.#hooks.signal?.aborted === true)).includes(true);
+    return await this.#workers.total(loss);
   }
 
   async #afterUpdate(): Promise<void> {
@@ -222,7 +221,7 @@ export class TrainingLoop {
     } finally {
       await stream.close();
     }
-    if (this.#workers) loss = (await this.#workers.gather(loss)).reduce((sum, one) => sum + one, 0);
+    if (this.#workers) loss = await this.#workers.total(loss);
     const epoch = this.#epoch();
     this.#log.push({ epoch, step: this.#done, eval_loss: loss });
     this.#emit({ event: 'eval', step: this.#done, epoch, eval_loss: loss, num_target_tokens: targets });

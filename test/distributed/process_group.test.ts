@@ -134,7 +134,10 @@ test('strangers at the port are sent away, and do no harm', async (t) => {
     stranger.write(words);
     await once(stranger, 'close');
   }
+  const silent = createConnection({ host: '127.0.0.1', port: first!.port });
+  await once(silent, 'connect');
   const groups = await Promise.all([waiting, ProcessGroup.join(second!, SOON)]);
+  await once(silent, 'close');
   t.deepEqual(await Promise.all(groups.map((group) => group.gather(group.place.rank))), [
     [0, 1],
     [0, 1],
