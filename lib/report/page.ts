@@ -186,6 +186,8 @@ function aboutTable(run: RunRecord): Html | undefined {
     ['evaluation rows from', datasets(options?.eval_dataset)],
     ['trained parameters', count('trainable_parameters')],
     ['machine', [text(start?.machine), text(start?.device)].filter(Boolean).join(', ') || undefined],
+    // Of a run of one process it goes without saying.
+    ['processes', numberOf(start?.processes) === 1 ? undefined : count('processes')],
     ['memory planned', planned === undefined ? undefined : formatBytes(planned)],
     ['memory at its peak', peak === undefined ? undefined : formatBytes(peak)],
     ['started', run.starts > 1 ? `${formatCount(run.starts)} times` : undefined],

@@ -93,6 +93,14 @@ test('the page tells of loss, rate, norm, throughput, memory, options, model, da
   t.is(await reported(folder), page, 'the same folder gives the same bytes');
 });
 
+test('a run of several processes says how many', async (t) => {
+  const folder = temporaryFolder(t);
+  await writeLog(folder, [{ ...START, processes: 3 }, ...RUN.slice(1)]);
+  t.regex(await reported(folder), /<th scope="row">processes<\/th>\s*<td[^>]*>3</);
+  await writeLog(folder, [{ ...START, processes: 1 }, ...RUN.slice(1)]);
+  t.notRegex(await reported(folder), /processes/);
+});
+
 test('a run that is not at its end says so, and one without an update has a page, too', async (t) => {
   const folder = temporaryFolder(t);
   await writeLog(folder, RUN.slice(0, 3));
