@@ -13,7 +13,13 @@ import { type CommandContext, type CommandSpec, QuietExit } from './command.js';
 const GROUP = 'Processes';
 
 const TABLE: OptionTable = {
-  command: { kind: 'list', value: 'COMMAND...', required: true, group: GROUP, help: 'train or bench step, and its arguments' },
+  command: {
+    kind: 'list',
+    value: 'COMMAND...',
+    required: true,
+    group: GROUP,
+    help: 'train, bench step, or a script for Node, and its arguments',
+  },
   nprocPerNode: {
     kind: 'integer',
     value: 'N',
@@ -63,6 +69,8 @@ const TABLE: OptionTable = {
 
 /** What learns of its place and shares its work. */
 const TOGETHER = ['train', 'bench step'];
+/** One that calls `train`. */
+const SCRIPT = /\.[cm]?[jt]s$/;
 const SEVERAL_MACHINES_PORT = 29_500;
 /** After one process has failed: how long the others have to end by themselves, and then when told to. */
 const OWN_END_MS = 5_000;
@@ -78,14 +86,16 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   const { values, errors } = checkOptions(TABLE, given);
   const words = (values.command ?? []) as string[];
   const [here, nodes, node] = [values.nprocPerNode as number, values.nnodes as number, values.nodeRank as number];
-  const isTogether = TOGETHER.some((name) => words.slice(0, name.split(' ').length).join(' ') === name);
-  if (words.length > 0 && !isTogether) errors.push(`COMMAND: expected ${TOGETHER.join(' or ')}, got ${words[0]}`);
+  const isScript = SCRIPT.test(words[0] ?? '');
+  const isTogether = isScript || TOGETHER.some((name) => words.slice(0, name.split(' ').length).join(' ') === name);
+  if (words.length > 0 && !isTogether)
+    errors.push(`COMMAND: expected ${TOGETHER.join(', ')} or a script for Node, got ${words[0]}`);
   if (node >= nodes) errors.push(`${given.nameOf('nodeRank')}: expected 0 to ${nodes - 1}, got ${node}`);
   failOnErrors(errors);
   const port = values.masterPort ?? (nodes === 1 ? await freePort() : SEVERAL_MACHINES_PORT);
 
   const main = fileURLToPath(new URL('./main.js', import.meta.url));
-  const args = output.json ? [...words, '--json'] : words;
+  const args = isScript ? words : [main, ...words, ...(output.json ? ['--json'] : [])];
   const children = Array.from({ length: here }, (_, local) => {
     const env = {
       ...process.env,
@@ -96,7 +106,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       MASTER_ADDR: values.masterAddr as string,
       MASTER_PORT: String(port),
     };
-    return spawn(process.execPath, [main, ...args], { env, stdio: ['ignore', 'inherit', 'inherit'] });
+    return spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit'] });
   });
   signal.addEventListener('abort', () => killAll(children, 'SIGINT'));
   process.on('exit', () => killAll(children, 'SIGKILL')); // whatever ends us, nobody is left behind
@@ -138,6 +148,7 @@ export const command: CommandSpec = {
   recipe: false,
   examples: [
     'vltune launch --nproc-per-node 2 train recipe.yaml',
+    'vltune launch --nproc-per-node 2 my_trainer.mjs',
     'vltune launch --nproc-per-node 8 --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 train recipe.yaml',
   ],
   run,

@@ -1,6 +1,10 @@
+import { writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import test from 'ava';
 import { freePort } from '../../lib/distributed/free_port.js';
 import { jsonLines, scratch, trainArgs, vltune } from '../cli/run.js';
+import { shortRun } from '../train/support.js';
 import { checkAgreement, checkLoss, checkSameBytes, checkShares, checkTrade, PICTURES } from './together.js';
 
 const CPU = { device: 'cpu' } as const;
@@ -29,12 +33,37 @@ test.serial('launches on two machines meet at the address that both were given',
   t.is(second!.stdout, '', 'the first one tells of the run');
 });
 
+test.serial("a script's own call of train is shared, too", async (t) => {
+  const out = await scratch(t);
+  const script = join(out, 'trainer.mjs');
+  const options = { ...shortRun(join(out, 'run')), maxSteps: 2 };
+  writeFileSync(
+    script,
+    `import { train } from ${JSON.stringify(pathToFileURL(resolve('dist/lib/index.js')).href)};
+    const events = [];
+    const { steps } = await train(${JSON.stringify(options)}, { onEvent: (event) => events.push(event) });
+    console.log(JSON.stringify({ rank: process.env.RANK, argument: process.argv[2], steps, events: events.length }));`,
+  );
+  const { code, stdout, stderr } = await vltune(['launch', '--nproc-per-node', '2', script, '--json']);
+  t.is(code, 0, stderr);
+  const told = jsonLines(stdout).sort((a, b) => Number(a.rank) - Number(b.rank));
+  t.deepEqual(
+    told.map(({ rank, argument, steps }) => [rank, argument, steps]),
+    [
+      ['0', '--json', 2],
+      ['1', '--json', 2],
+    ],
+  );
+  t.true(Number(told[0]!.events) > 3);
+  t.is(told[1]!.events, 0, 'the first one tells of the run');
+});
+
 test('launch says what it can start, and passes on how that ended', async (t) => {
   const nothing = await vltune(['launch', '--nproc-per-node', '2']);
   t.is(nothing.code, 2);
   const other = await vltune(['launch', '--nproc-per-node', '2', 'generate', '--prompt', 'x']);
   t.is(other.code, 2);
-  t.regex(other.stderr, /COMMAND: expected train or bench step, got generate/);
+  t.regex(other.stderr, /COMMAND: expected train, bench step or a script for Node, got generate/);
   const uncounted = await vltune(['launch', 'train', 'recipe.yaml']);
   t.is(uncounted.code, 2);
   t.regex(uncounted.stderr, /--nproc-per-node/);
