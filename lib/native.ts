@@ -136,6 +136,7 @@ export interface CudaInfo {
 export interface LibraryInfo {
   readonly found: boolean;
   readonly path: string;
+  /** As `13.1.0`; '' if it was not found. */
   readonly version: string;
   /** Why not; '' if it was found. */
   readonly reason: string;
@@ -233,8 +234,6 @@ export interface Addon {
     options: { readonly repeats: number; readonly flushL2: boolean },
   ): Promise<Float64Array>;
 
-  /** Opens NCCL, if it was not yet. */
-  ncclInfo(): LibraryInfo;
   /** What the first process makes for `ncclCommunicator` and hands to the others. ERR_NO_DEVICE without NCCL. */
   ncclUniqueId(): Uint8Array;
   /** This process as number `rank` of `size`, each on a GPU of its own. They are connected by the first sum. */
@@ -259,6 +258,8 @@ export interface Addon {
   resetPeak(device?: Device): void;
   /** Whether this build has CUDA, and what was found of driver and devices. */
   cudaInfo(): CudaInfo;
+  /** NCCL, which is opened if it was not yet. */
+  ncclInfo(): LibraryInfo;
   /** The GPU that 'cuda' means, 0 until another is chosen. ERR_NO_DEVICE, or ERR_ARGUMENT once another one is in use. */
   selectDevice(index: number): void;
   /** The GPU's memory as the driver counts it, whoever has taken it. */

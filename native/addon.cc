@@ -27,7 +27,6 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("times", times);
   add("profile", profile);
   add("timeOp", time_op);
-  add("ncclInfo", nccl_info);
   add("ncclUniqueId", nccl_unique_id);
   add("ncclCommunicator", nccl_communicator);
   add("ncclAllReduce", nccl_all_reduce);
@@ -39,6 +38,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("memory", memory);
   add("resetPeak", reset_peak);
   add("cudaInfo", cuda_info);
+  add("ncclInfo", nccl_info);
   add("selectDevice", select_device);
   add("deviceMemory", device_memory);
   return exports;

@@ -31,11 +31,12 @@ function cudaLines(
           ? `not found: ${blas.reason} (large products are slower without it)`
           : 'not looked for',
     ],
-    [
-      'NCCL',
-      nccl.found ? `${nccl.version}, ${nccl.path}` : `not found: ${nccl.reason} (several GPUs train together faster with it)`,
-    ],
+    ...(available ? [ncclLine(nccl)] : []),
   ];
+}
+
+function ncclLine({ found, version, path, reason }: LibraryInfo): [string, string] {
+  return ['NCCL', found ? `${version}, ${path}` : `not found: ${reason} (several GPUs train together faster with it)`];
 }
 
 async function run({ given, output }: CommandContext): Promise<void> {

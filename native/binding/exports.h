@@ -25,7 +25,6 @@ Napi::Value times(const Napi::CallbackInfo& info);
 Napi::Value profile(const Napi::CallbackInfo& info);
 Napi::Value time_op(const Napi::CallbackInfo& info);
 // nccl.cc
-Napi::Value nccl_info(const Napi::CallbackInfo& info);
 Napi::Value nccl_unique_id(const Napi::CallbackInfo& info);
 Napi::Value nccl_communicator(const Napi::CallbackInfo& info);
 Napi::Value nccl_all_reduce(const Napi::CallbackInfo& info);
@@ -40,6 +39,7 @@ Napi::Value set_threads(const Napi::CallbackInfo& info);
 Napi::Value memory(const Napi::CallbackInfo& info);
 Napi::Value reset_peak(const Napi::CallbackInfo& info);
 Napi::Value cuda_info(const Napi::CallbackInfo& info);
+Napi::Value nccl_info(const Napi::CallbackInfo& info);
 Napi::Value select_device(const Napi::CallbackInfo& info);
 Napi::Value device_memory(const Napi::CallbackInfo& info);
 

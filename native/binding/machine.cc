@@ -60,6 +60,15 @@ Napi::Value reset_peak(const Napi::CallbackInfo& info) {
   });
 }
 
+static Napi::Object library_object(Napi::Env env, const gpu::LibrarySummary& library) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("found", Napi::Boolean::New(env, library.found));
+  object.Set("path", Napi::String::New(env, library.path));
+  object.Set("version", Napi::String::New(env, library.found ? library.version : ""));
+  object.Set("reason", Napi::String::New(env, library.reason));
+  return object;
+}
+
 Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const Napi::Env env = info.Env();
@@ -84,14 +93,13 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
       devices.Set(devices.Length(), item);
     }
     object.Set("devices", devices);
-    Napi::Object blas = Napi::Object::New(env);
-    blas.Set("found", Napi::Boolean::New(env, found.blas_found));
-    blas.Set("path", text(found.blas_path));
-    blas.Set("version", text(found.blas_version));
-    blas.Set("reason", text(found.blas_reason));
-    object.Set("blas", blas);
+    object.Set("blas", library_object(env, found.blas));
     return object;
   });
+}
+
+Napi::Value nccl_info(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return library_object(info.Env(), gpu::nccl_info()); });
 }
 
 Napi::Value select_device(const Napi::CallbackInfo& info) {

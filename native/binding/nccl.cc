@@ -4,18 +4,6 @@
 
 namespace vltune::binding {
 
-Napi::Value nccl_info(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    const gpu::NcclInfo nccl = gpu::nccl_info();
-    Napi::Object object = Napi::Object::New(info.Env());
-    object.Set("found", Napi::Boolean::New(info.Env(), nccl.found));
-    object.Set("path", Napi::String::New(info.Env(), nccl.path));
-    object.Set("version", Napi::String::New(info.Env(), nccl.version));
-    object.Set("reason", Napi::String::New(info.Env(), nccl.reason));
-    return object;
-  });
-}
-
 Napi::Value nccl_unique_id(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const std::string id = gpu::nccl_unique_id();

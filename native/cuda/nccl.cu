@@ -4,7 +4,6 @@
 #include <cstdlib>
 
 #include "device.h"
-#include "shared_library.h"
 
 namespace vltune::cuda {
 namespace {
@@ -25,7 +24,7 @@ struct Config {
 };
 
 struct Library {
-  NcclInfo info{};
+  LibraryInfo info;
   Result (*version)(int*);
   Result (*unique_id)(NcclId*);
   Result (*init)(Comm*, int size, NcclId, int rank, Config*);
@@ -88,7 +87,7 @@ void check(Result result, const char* what, Comm comm) {
 
 }  // namespace
 
-const NcclInfo& nccl_info() { return library().info; }
+const LibraryInfo& nccl_info() { return library().info; }
 
 NcclId nccl_unique_id() {
   NcclId id;

@@ -4,18 +4,12 @@
 
 #include <array>
 #include <cstddef>
-#include <string>
+
+#include "shared_library.h"
 
 namespace vltune::cuda {
 
-struct NcclInfo {
-  bool found;
-  std::string path;    // of the library
-  int version;         // as the library counts: 22803 is 2.28.3
-  std::string reason;  // why there is none
-};
-
-const NcclInfo& nccl_info();
+const LibraryInfo& nccl_info();  // version: 22803 is 2.28.3
 
 struct NcclId {  // ncclUniqueId
   std::array<char, 128> bytes;

@@ -308,6 +308,13 @@ double mebibytes(size_t bytes) { return static_cast<double>(bytes) / 1048576.0; 
 
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
+// Libraries count otherwise than CUDA: 130100 is 13.1.0, 22803 is 2.28.3.
+LibrarySummary summary_of(const cuda::LibraryInfo& library) {
+  const int version = library.version;
+  return {library.found, library.path,
+          std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100), library.reason};
+}
+
 }  // namespace
 
 Info info() {
@@ -347,12 +354,7 @@ Info info() {
     info.devices.push_back(summary);
   }
   if (info.reason.empty()) {
-    const cuda::BlasInfo& blas = cuda::blas_info();
-    info.blas_found = blas.found;
-    info.blas_path = blas.path;
-    // 130100 is 13.1.0; the last digits are the patch.
-    info.blas_version = std::to_string(blas.version / 10000) + "." + std::to_string(blas.version / 100 % 100) + "." + std::to_string(blas.version % 100);
-    info.blas_reason = blas.reason;
+    info.blas = summary_of(cuda::blas_info());
   }
   return info;
 }
@@ -498,12 +500,7 @@ std::unique_ptr<Runner> make_runner() {
   return std::make_unique<CudaRunner>();
 }
 
-NcclInfo nccl_info() {
-  const cuda::NcclInfo& nccl = cuda::nccl_info();
-  const int version = nccl.version;  // 22803 is 2.28.3
-  return {nccl.found, nccl.path,
-          std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100), nccl.reason};
-}
+LibrarySummary nccl_info() { return summary_of(cuda::nccl_info()); }
 
 std::string nccl_unique_id() {
   enter();

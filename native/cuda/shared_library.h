@@ -10,6 +10,14 @@
 
 namespace vltune::cuda {
 
+// What was found of one.
+struct LibraryInfo {
+  bool found = false;
+  std::string path;
+  int version = 0;     // as the library counts
+  std::string reason;  // why there is none
+};
+
 #ifdef _WIN32
 inline void* open_file(const std::string& path) { return reinterpret_cast<void*>(LoadLibraryA(path.c_str())); }
 inline void* symbol(void* file, const char* name) { return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(file), name)); }

@@ -19,13 +19,18 @@ struct DeviceSummary {
   std::optional<size_t> free_bytes;  // of the chosen one: to ask another opens it, which takes memory there
 };
 
+// A library that is opened at run time.
+struct LibrarySummary {
+  bool found = false;
+  std::string path, version, reason;  // reason: why there is none
+};
+
 struct Info {
   bool compiled = false;
   std::string reason;  // why there is no device; empty if there is one
   std::string driver, runtime;
   std::vector<DeviceSummary> devices;
-  bool blas_found = false;
-  std::string blas_path, blas_version, blas_reason;
+  LibrarySummary blas;
 };
 
 // Never throws: what is missing is said in `reason`.
@@ -75,11 +80,7 @@ class Runner {
 std::unique_ptr<Runner> make_runner();
 
 // NCCL, with which processes on several GPUs add up their tensors.
-struct NcclInfo {
-  bool found = false;
-  std::string path, version, reason;
-};
-NcclInfo nccl_info();
+LibrarySummary nccl_info();
 // What the first process makes and hands to the others. ERR_NO_DEVICE without NCCL.
 std::string nccl_unique_id();
 

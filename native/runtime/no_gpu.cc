@@ -24,7 +24,7 @@ void write(void*, const void*, size_t) { no_gpu(); }
 void run_op(const OpEntry&, OpCall&) { no_gpu(); }
 std::vector<double> time_op(const OpEntry&, OpCall&, int, bool) { no_gpu(); }
 std::unique_ptr<Runner> make_runner() { no_gpu(); }
-NcclInfo nccl_info() { return {false, "", "", "this build of vltune has no CUDA kernels"}; }
+LibrarySummary nccl_info() { return {false, "", "", "this build of vltune has no CUDA kernels"}; }
 std::string nccl_unique_id() { no_gpu(); }
 std::unique_ptr<Communicator> make_communicator(const std::string&, int, int) { no_gpu(); }
 

@@ -105,7 +105,7 @@ test('doctor tells of CPU, kernels, memory, CUDA and the model cache; as JSON to
   t.is(report.device, GPU ? 'cuda' : 'cpu');
 });
 
-test('doctor names each GPU with memory and compute capability, and says where cuBLASLt is or why not', async (t) => {
+test('doctor names each GPU with memory and compute capability, and says where cuBLASLt and NCCL are or why not', async (t) => {
   const { stdout } = await vltune(['doctor']);
   const { compiled, reason, devices, blas } = addon().cudaInfo();
   if (!compiled) t.true(stdout.includes('not in this build'));
@@ -113,6 +113,9 @@ test('doctor names each GPU with memory and compute capability, and says where c
   if (!compiled) return;
   for (const gpu of devices) t.regex(stdout, new RegExp(`cuda:${gpu.index} .*compute capability ${gpu.computeCapability}`));
   t.true(stdout.includes(blas.found ? blas.path : blas.reason || 'not looked for'));
+  const nccl = addon().ncclInfo();
+  if (GPU) t.true(stdout.includes(nccl.found ? nccl.path : nccl.reason));
+  else t.notRegex(stdout, /NCCL/, 'of no use');
 });
 
 (GPU ? test.skip : test)('doctor --device cuda tells all it knows before it fails for want of a GPU', async (t) => {

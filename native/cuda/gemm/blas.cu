@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "../lru_cache.h"
-#include "../shared_library.h"
 #include "gemm.h"
 
 namespace vltune::cuda {
@@ -43,7 +42,7 @@ constexpr size_t kWorkspaceBytes = size_t{32} << 20;       // what NVIDIA advise
 constexpr int kCandidates = 8;
 
 struct Library {
-  BlasInfo info{};
+  LibraryInfo info;
   Handle handle = nullptr;
   void* workspace = nullptr;
   size_t (*version)();
@@ -253,7 +252,7 @@ void run(const OpCall& call, const Shape& s, const Choice& chosen, const void* a
 
 }  // namespace
 
-const BlasInfo& blas_info() { return library().info; }
+const LibraryInfo& blas_info() { return library().info; }
 
 bool gemm_cublaslt(const OpCall& call, const Gemm& g) {
   if (!library().info.found) return false;
