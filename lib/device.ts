@@ -1,5 +1,5 @@
 /** Where to compute: the one place that settles a device option. */
-import { placeOf } from './distributed/place.js';
+import { localRankOf } from './distributed/place.js';
 import { VltuneError } from './errors.js';
 import { addon, type CudaInfo, type Device, type GpuInfo } from './native.js';
 import { expectation, type OptionSpec, showValue } from './options.js';
@@ -56,7 +56,7 @@ let own: number | undefined;
  */
 function ownIndex(): number {
   if (own !== undefined) return own;
-  own = placeOf()?.localRank ?? 0;
+  own = localRankOf();
   if (own === 0) return own;
   select(own); // before anything opens another one
   if (addon().cudaInfo().devices.length !== 1) return own;

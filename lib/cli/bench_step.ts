@@ -99,7 +99,8 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   const { values, errors } = checkOptions(TABLE, given);
   failOnErrors(errors);
   const device = values.device as DeviceOption;
-  const workers = await Workers.join({ device, ddpTimeout: values.ddpTimeout as number }, signal);
+  const waiting = { signal, onWait: (what: string) => output.note(what) };
+  const workers = await Workers.join({ device, ddpTimeout: values.ddpTimeout as number }, waiting);
   let result: StepBenchResult;
   try {
     result = await benchStep({

@@ -9,6 +9,7 @@ import { freePort } from '../distributed/free_port.js';
 import { VltuneError } from '../errors.js';
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import { type CommandContext, type CommandSpec, QuietExit } from './command.js';
+import { EXIT_INTERRUPTED, LAUNCHED } from './run_command.js';
 
 const GROUP = 'Processes';
 
@@ -72,9 +73,9 @@ const TOGETHER = ['train', 'bench step'];
 /** One that calls `train`. */
 const SCRIPT = /\.[cm]?[jt]s$/;
 const SEVERAL_MACHINES_PORT = 29_500;
-/** After one process has failed: how long the others have to end by themselves, and then when told to. */
+/** After one process has failed: how long the others have to end by themselves, and then, when told to, to save a checkpoint and end. */
 const OWN_END_MS = 5_000;
-const TOLD_END_MS = 10_000;
+const TOLD_END_MS = 300_000;
 
 interface Ended {
   readonly rank: number;
@@ -94,6 +95,7 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
   failOnErrors(errors);
   const port = values.masterPort ?? (nodes === 1 ? await freePort() : SEVERAL_MACHINES_PORT);
 
+  if (signal.aborted) throw new QuietExit(EXIT_INTERRUPTED);
   const main = fileURLToPath(new URL('./main.js', import.meta.url));
   const args = isScript ? words : [main, ...words, ...(output.json ? ['--json'] : [])];
   const children = Array.from({ length: here }, (_, local) => {
@@ -105,11 +107,13 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
       LOCAL_WORLD_SIZE: String(here),
       MASTER_ADDR: values.masterAddr as string,
       MASTER_PORT: String(port),
+      [LAUNCHED]: '1',
     };
-    return spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit'] });
+    // The channel carries nothing: that it ends tells a process that we are gone, whatever has ended us (`run_command.ts`).
+    return spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
   });
-  signal.addEventListener('abort', () => killAll(children, 'SIGINT'));
-  process.on('exit', () => killAll(children, 'SIGKILL')); // whatever ends us, nobody is left behind
+  // On Windows every process of a console hears Ctrl-C itself, and to be sent it is to be ended.
+  if (process.platform !== 'win32') signal.addEventListener('abort', () => killAll(children, 'SIGINT'));
   const ends = children.map((child, local) => endOf(child, node * here + local));
   const first = await firstFailure(ends);
   if (!first) return;
@@ -117,10 +121,12 @@ async function run({ given, output, signal }: CommandContext): Promise<void> {
     setTimeout(killAll, OWN_END_MS, children, 'SIGTERM'),
     setTimeout(killAll, OWN_END_MS + TOLD_END_MS, children, 'SIGKILL'),
   ];
-  await Promise.all(ends);
+  const all = await Promise.all(ends);
   for (const timer of timers) clearTimeout(timer);
-  if (first.code !== null) throw new QuietExit(first.code);
-  throw new VltuneError('ERR_PEER', `process ${first.rank} was ended by ${first.signal}`);
+  if (signal.aborted) throw new QuietExit(EXIT_INTERRUPTED);
+  if (first.code === null) throw new VltuneError('ERR_PEER', `process ${first.rank} was ended by ${first.signal}`);
+  // One that ended because another did ends with 1: what the other ended with says more.
+  throw new QuietExit(all.find(({ code }) => code !== null && code > 1)?.code ?? first.code);
 }
 
 function killAll(children: readonly ChildProcess[], signal: NodeJS.Signals): void {

@@ -3,6 +3,9 @@ import { leads } from '../distributed/place.js';
 import { isUserError, VltuneError } from '../errors.js';
 import { type CommandSpec, parseCommand, QuietExit } from './command.js';
 
+/** Set for the processes that `vltune launch` starts, with a channel that ends when it does. */
+export const LAUNCHED = 'VLTUNE_LAUNCHED';
+
 export const EXIT_DONE = 0;
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
@@ -30,6 +33,10 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
+  if (process.env[LAUNCHED] === '1') {
+    process.on('disconnect', onSignal);
+    process.channel?.unref();
+  }
   try {
     const { given, output } = await parseCommand(command, args);
     await command.run({ given, output, signal: interrupt.signal });
@@ -64,7 +71,9 @@ function report(error: unknown): number {
   const message = error instanceof Error ? error.message : String(error);
   // Native errors carry vltune's codes; the loader of the addon begins its list of remedies with our name.
   const foreseen = error instanceof VltuneError || NATIVE_CODES.has(String(code)) || message.startsWith('vltune: ');
-  if (code === 'ERR_CANCELLED' && !leads()) return EXIT_INTERRUPTED;
+  // What the first process has told already.
+  if (!leads() && code === 'ERR_CANCELLED') return EXIT_INTERRUPTED;
+  if (!leads() && code === 'ERR_PEER' && message.startsWith('process 0 failed: ')) return EXIT_FAILED;
   process.stderr.write(
     foreseen
       ? `vltune: ${message.replace(/^vltune: /, '')}\n`

@@ -145,10 +145,11 @@ export async function writeLossChart(outputDir: string, log: readonly LogEntry[]
 
 async function run({ given, output, signal }: CommandContext): Promise<void> {
   const options = checkedTrainOptions(given);
-  if (!leads()) return void (await train(options, { signal }));
+  const onWait = (what: string): void => output.note(what);
+  if (!leads()) return void (await train(options, { signal, onWait }));
   const reporter = new TrainReporter(output);
   try {
-    const result = await train(options, { ...reporter.hooks, signal });
+    const result = await train(options, { ...reporter.hooks, signal, onWait });
     const what = options.fullFinetuning ? 'model' : 'adapter';
     const chart = await writeLossChart(result.outputDir, result.logHistory, `${options.model}, ${result.steps} updates`);
     output.say(`${output.style('bold', what)}  ${result.outputDir}`);

@@ -7,6 +7,7 @@ export type MessageKind = 'values' | 'numbers' | 'failure';
 
 const KINDS: readonly MessageKind[] = ['values', 'numbers', 'failure'];
 const HEADER_BYTES = 5;
+const LINGER_MS = 2000;
 
 interface Message {
   readonly kind: MessageKind;
@@ -60,10 +61,13 @@ export class Channel {
     throw new VltuneError('ERR_INTERNAL', `${this.name}: expected ${kind}, got ${message.kind}`);
   }
 
-  /** Ends it when all is sent. */
-  close(): void {
+  /** Ends it when all is sent. Whoever waits for a message has `reason`. */
+  close(reason?: VltuneError): void {
     this.#closed = true;
+    if (reason && !this.#end) this.#stop(reason);
     this.#socket.end();
+    // The other side may never end its half.
+    setTimeout(() => this.#socket.destroy(), LINGER_MS).unref();
   }
 
   /** Ends it now, for a side that does not talk as it should. */
@@ -110,9 +114,14 @@ export class Channel {
 
   #fail(reason: string): void {
     if (this.#end) return;
-    this.#end = new VltuneError('ERR_PEER', reason);
-    this.#waiting?.reject(this.#end);
+    const error = new VltuneError('ERR_PEER', reason);
+    this.#stop(error);
+    if (!this.#closed) this.onEnd(error);
+  }
+
+  #stop(error: VltuneError): void {
+    this.#end = error;
+    this.#waiting?.reject(error);
     this.#waiting = undefined;
-    if (!this.#closed) this.onEnd(this.#end);
   }
 }

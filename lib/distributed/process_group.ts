@@ -14,6 +14,8 @@ export interface JoinOptions {
   /** How long to wait for the others. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
+  /** Hears once, after some seconds, for what this process waits. */
+  readonly onWait?: ((what: string) => void) | undefined;
 }
 
 /** Numbers that lie elsewhere: a GPU's memory, or an array's. */
@@ -21,6 +23,15 @@ export interface Numbers {
   readonly length: number;
   read(at: number, into: Float32Array): void;
   write(at: number, from: Float32Array): void;
+}
+
+/** The time until a group is there. */
+interface Meeting {
+  readonly place: Place;
+  /** Ends the waiting. */
+  readonly signal: AbortSignal;
+  /** Who is not there yet, in words. */
+  missing: () => string;
 }
 
 /** What a process says of itself when it comes. */
@@ -37,6 +48,8 @@ const MESSAGE_LIMIT = 16 << 20;
 const PIECE = 2 ** 18;
 const AHEAD = 8;
 const RETRY_MS = 100;
+/** Before it is told that others are waited for. */
+const PATIENCE_MS = 5000;
 
 export class ProcessGroup {
   readonly place: Place;
@@ -54,16 +67,31 @@ export class ProcessGroup {
     }
   }
 
-  /** Meets the others. ERR_PEER says which of them did not come in time; ERR_USAGE if the port is taken. */
-  static async join(place: Place, options: JoinOptions): Promise<ProcessGroup> {
-    const timeout = AbortSignal.timeout(options.timeoutMs);
-    const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;
-    const group = new ProcessGroup(
-      place,
-      place.rank === 0 ? await gatherOthers(place, signal) : [await findFirst(place, signal)],
-    );
-    await group.gather(null); // everyone is there
-    return group;
+  /**
+   * Meets the others. ERR_PEER says which of them did not come in time, ERR_CANCELLED that the caller gave up; ERR_USAGE if the port is
+   * taken.
+   */
+  static async join(place: Place, { timeoutMs, signal: given, onWait }: JoinOptions): Promise<ProcessGroup> {
+    const timeout = AbortSignal.timeout(timeoutMs);
+    const signal = given ? AbortSignal.any([given, timeout]) : timeout;
+    const meeting: Meeting = { place, signal, missing: () => '' };
+    const told = setTimeout(() => onWait?.(`waiting: ${meeting.missing()}`), PATIENCE_MS);
+    try {
+      const group = new ProcessGroup(place, place.rank === 0 ? await gatherOthers(meeting) : [await findFirst(meeting)]);
+      meeting.missing = () => `not all of ${place.size} processes have come to ${place.address}:${place.port}`;
+      const giveUp = () => group.fail(notThere(meeting));
+      signal.addEventListener('abort', giveUp);
+      try {
+        await group.gather(null); // everyone is there
+      } catch (error) {
+        throw signal.aborted ? notThere(meeting) : error;
+      } finally {
+        signal.removeEventListener('abort', giveUp);
+      }
+      return group;
+    } finally {
+      clearTimeout(told);
+    }
   }
 
   /** Fires with ERR_PEER when another process has failed or is gone. */
@@ -127,12 +155,15 @@ export class ProcessGroup {
     const reason = told ? error : new VltuneError('ERR_PEER', `process ${this.place.rank} failed: ${(error as Error).message}`);
     this.#lost.abort(reason);
     for (const channel of this.#channels) channel.send('failure', Buffer.from(reason.message));
-    this.#close();
+    this.#close(reason);
   }
 
   async #receive(channel: Channel, kind: 'values' | 'numbers'): Promise<Uint8Array> {
     try {
-      return await channel.receive(kind);
+      const message = await channel.receive(kind);
+      // With the message a failure may have come, before anyone who listens for it could.
+      this.#lost.signal.throwIfAborted();
+      return message;
     } catch (error) {
       this.fail(error);
       // Where several fail at once, the first that was heard of.
@@ -140,9 +171,9 @@ export class ProcessGroup {
     }
   }
 
-  #close(): void {
+  #close(reason?: VltuneError): void {
     this.#hasEnded = true;
-    for (const channel of this.#channels) channel.close();
+    for (const channel of this.#channels) channel.close(reason);
   }
 }
 
@@ -155,8 +186,13 @@ function bytesOf(numbers: Float32Array): Uint8Array {
 }
 
 /** In the first process: the others, by rank. */
-async function gatherOthers({ size, address, port }: Place, signal: AbortSignal): Promise<Channel[]> {
+async function gatherOthers(meeting: Meeting): Promise<Channel[]> {
+  const { size, address, port } = meeting.place;
   const channels = new Map<number, Channel>();
+  meeting.missing = () => {
+    const ranks = Array.from({ length: size - 1 }, (_, i) => i + 1).filter((rank) => !channels.has(rank));
+    return `process ${ranks.join(', ')} of ${size} has not come to ${address}:${port}`;
+  };
   const strangers = new Set<Socket>();
   const server = createServer();
   const everyone = new Promise<void>((resolve, reject) => {
@@ -170,10 +206,7 @@ async function gatherOthers({ size, address, port }: Place, signal: AbortSignal)
         (error) => error.code === 'ERR_USAGE' && reject(error), // else it was someone else's
       );
     });
-    signal.addEventListener('abort', () => {
-      const missing = Array.from({ length: size - 1 }, (_, i) => i + 1).filter((rank) => !channels.has(rank));
-      reject(notThere(signal, `process ${missing.join(', ')} of ${size} did not come to ${address}:${port}`));
-    });
+    meeting.signal.addEventListener('abort', () => reject(notThere(meeting)));
   });
   try {
     await Promise.all([listen(server, port, isLoopback(address) ? address : undefined), everyone]);
@@ -219,8 +252,11 @@ async function welcome(socket: Socket, size: number, channels: Map<number, Chann
 }
 
 /** In the others: the first one, which may not be there yet. */
-async function findFirst({ rank, size, address, port }: Place, signal: AbortSignal): Promise<Channel> {
+async function findFirst(meeting: Meeting): Promise<Channel> {
+  const { signal, place } = meeting;
+  const { rank, size, address, port } = place;
   let reason = '';
+  meeting.missing = () => `process 0 is not at ${address}:${port} (MASTER_ADDR and MASTER_PORT)${reason ? `: ${reason}` : ''}`;
   while (!signal.aborted) {
     const socket = createConnection({ host: address, port });
     try {
@@ -234,7 +270,7 @@ async function findFirst({ rank, size, address, port }: Place, signal: AbortSign
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
     }
   }
-  throw notThere(signal, `process 0 is not at ${address}:${port} (MASTER_ADDR and MASTER_PORT)${reason ? `: ${reason}` : ''}`);
+  throw notThere(meeting);
 }
 
 async function listen(server: Server, port: number, host: string | undefined): Promise<void> {
@@ -244,12 +280,12 @@ async function listen(server: Server, port: number, host: string | undefined): P
   });
 }
 
-/** Why nobody came: time is over, or the caller gave up. */
-function notThere(signal: AbortSignal, what: string): VltuneError {
+/** Why the waiting ended: time is over, or the caller gave up. */
+function notThere({ signal, missing }: Meeting): VltuneError {
   if ((signal.reason as Error | undefined)?.name === 'TimeoutError') {
-    return new VltuneError('ERR_PEER', `${what} within --ddp-timeout`);
+    return new VltuneError('ERR_PEER', `${missing()}, and --ddp-timeout is over`);
   }
-  return new VltuneError('ERR_CANCELLED', `stopped while waiting: ${what}`);
+  return new VltuneError('ERR_CANCELLED', `stopped while waiting: ${missing()}`);
 }
 
 function parse(payload: Uint8Array): unknown {

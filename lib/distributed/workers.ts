@@ -3,6 +3,7 @@
  * over all before the update, which each then makes alike. On GPUs the sum is NCCL's; on CPUs, and where NCCL is not found, the group's own,
  * through the host's memory.
  */
+import { availableParallelism } from 'node:os';
 import { type DeviceOption, deviceKind, openDevice } from '../device.js';
 import { VltuneError } from '../errors.js';
 import { addon, type Communicator, type Device, type Storage } from '../native.js';
@@ -14,6 +15,13 @@ export interface WorkerOptions {
   readonly device: DeviceOption;
   /** Seconds to wait for the other processes. */
   readonly ddpTimeout: number;
+}
+
+/** Those of a run that are of use while it waits for other processes. */
+export interface WaitHooks {
+  readonly signal?: AbortSignal | undefined;
+  /** Hears once, after some seconds, which process is waited for. */
+  readonly onWait?: ((what: string) => void) | undefined;
 }
 
 /** transformers' option of that name, and its default. */
@@ -44,14 +52,18 @@ export class Workers {
     this.#group = group;
     this.device = device;
     this.#communicator = communicator;
+    group.lost.throwIfAborted(); // what has fired is not heard again
     if (communicator) group.lost.addEventListener('abort', () => addon().ncclAbort(communicator));
   }
 
   /** Meets the processes that a launcher started with this one; undefined: there are none. The device is open then. */
-  static async join({ device: option, ddpTimeout }: WorkerOptions, signal?: AbortSignal): Promise<Workers | undefined> {
+  static async join(
+    { device: option, ddpTimeout }: WorkerOptions,
+    { signal, onWait }: WaitHooks = {},
+  ): Promise<Workers | undefined> {
     const place = placeOf();
     if (!place) return undefined;
-    const group = await ProcessGroup.join(place, { timeoutMs: ddpTimeout * 1000, signal });
+    const group = await ProcessGroup.join(place, { timeoutMs: ddpTimeout * 1000, signal, onWait });
     try {
       shareThreads(place);
       const device = openOwnDevice(option, place);
@@ -176,8 +188,10 @@ async function takenBy(work: () => Promise<void>): Promise<number> {
 
 /** The processor's threads are for all processes of the machine, unless the user has counted them out. */
 function shareThreads({ localSize = 1 }: Place): void {
-  if (process.env.VLTUNE_NUM_THREADS || process.env.OMP_NUM_THREADS) return;
-  addon().setThreads(Math.max(1, Math.floor(addon().cpuInfo().threads / localSize)));
+  const { VLTUNE_NUM_THREADS: own, OMP_NUM_THREADS: openMp, TORCHELASTIC_RUN_ID: torchrun } = process.env;
+  // torchrun sets 1 where the user says nothing.
+  if (own || (openMp && !(torchrun && openMp === '1'))) return;
+  addon().setThreads(Math.max(1, Math.floor(availableParallelism() / localSize)));
 }
 
 /** The GPU of this process (`device.ts` chooses it), or the CPU. */

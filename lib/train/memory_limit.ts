@@ -14,8 +14,9 @@ export interface MemoryBudget {
 }
 
 /**
- * `memory`: the option; `ncclBytes`: what NCCL has taken of the card already, beside the driver. On the CPU it limits what training takes beside the process; on a GPU what the card holds in all, and the
- * default is what it has free. Where the GPU is not there only the option limits.
+ * `memory`: the option; `ncclBytes`: what NCCL has taken of the card already, beside the driver. On the CPU the option limits what training
+ * takes beside the process; on a GPU what the card holds in all, and the default is what it has free. Where the GPU is not there only the
+ * option limits.
  */
 export function memoryBudget(device: Device, memory: number | undefined, isThere: boolean, ncclBytes: number = 0): MemoryBudget {
   if (device === 'cpu') {

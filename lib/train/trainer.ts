@@ -1,12 +1,19 @@
 /** `train` and `plan`: a run is opened and checked, trained and closed, or only planned. */
 import { mkdir, rmdir } from 'node:fs/promises';
 import { openDevice } from '../device.js';
-import { Workers } from '../distributed/workers.js';
+import { type WaitHooks, Workers } from '../distributed/workers.js';
 import { ensureEmptyOutput } from '../files.js';
 import type { Device } from '../native.js';
 import { optionName } from '../options.js';
 import { resolveTrainArgs, type TrainArgs, type TrainOptions } from './args.js';
-import { checkpointToResume, checkSameRun, removeCheckpoints, sweepOutput } from './checkpoint.js';
+import {
+  checkpointToResume,
+  checkSameRun,
+  loadCheckpoint,
+  removeCheckpoints,
+  type SavedCheckpoint,
+  sweepOutput,
+} from './checkpoint.js';
 import { EventLog } from './event_log.js';
 import { TensorBoardReport } from './report.js';
 import { closeRun, findModel, identityOf, openRun, type RunHooks } from './run.js';
@@ -26,7 +33,7 @@ const OWN_OPTIONS: ReadonlySet<keyof TrainArgs> = new Set([
   'visionCache',
 ]);
 
-export interface TrainHooks extends LoopHooks {
+export interface TrainHooks extends LoopHooks, WaitHooks {
   /** Hears of bytes of weights loaded, and in all. */
   readonly onLoad?: ((done: number, total: number) => void) | undefined;
 }
@@ -42,7 +49,7 @@ export interface TrainHooks extends LoopHooks {
  */
 export async function train(options: TrainOptions, hooks: TrainHooks = {}): Promise<TrainResult> {
   const args = resolveTrainArgs(options);
-  const workers = await Workers.join(args, hooks.signal);
+  const workers = await Workers.join(args, hooks);
   try {
     if (!workers) openDevice(args.device); // before the output folder is touched
     const result = await trainWith(workers, args, hooks);
@@ -58,19 +65,20 @@ export async function train(options: TrainOptions, hooks: TrainHooks = {}): Prom
 }
 
 async function trainWith(workers: Workers | undefined, args: TrainArgs, hooks: TrainHooks): Promise<TrainResult> {
+  await workers?.agree(sharedOptions(args));
   const leads = workers === undefined || workers.rank === 0;
-  let resumed = leads ? await prepareOutput(args) : undefined;
+  let resumed = leads ? await checkOutput(args) : undefined;
   if (workers?.isFirstHere) await findModel(args, hooks);
-  await workers?.gather(null); // the others look when the output folder is tidied up and the model downloaded
-  if (!leads) resumed = await checkpointToResume(args);
+  // The others go on when the first one has looked, from the checkpoint that it has found, and when the model is downloaded.
+  const [folder] = workers ? await workers.gather(resumed?.folder ?? null) : [];
+  if (!leads && folder) resumed = await loadCheckpoint(folder);
   const run = await openRun(args, hooks, { workers });
   try {
     const identity = identityOf(run);
     await workers?.agree({
-      ...sharedOptions(args),
       'weights of --model': identity.model,
       'rows of --dataset': identity.dataset,
-      'checkpoint to resume': resumed?.state.globalStep ?? 'none',
+      'rows of --eval-dataset': run.evalDataset?.fingerprint,
     });
     if (resumed) checkSameRun(resumed, args, identity);
     await run.frozen.load(hooks.onLoad, hooks.signal);
@@ -78,6 +86,9 @@ async function trainWith(workers: Workers | undefined, args: TrainArgs, hooks: T
     if (run.sight?.from === 'features') run.sight.encoder.allocate();
     if (resumed) await restoreState(run, resumed);
     else await initializeParameters(run);
+    await workers?.agree({ 'parameters to begin with': run.step.sampleDigest() });
+    // Not before all that can be wrong with the run's inputs has been looked at.
+    if (leads && args.overwriteOutputDir && !resumed) await removeCheckpoints(args.outputDir);
     const runLoop = async (onEvent: (event: TrainEvent) => void): Promise<TrainResult> => {
       const loop = new TrainingLoop(run, identity, resumed?.state.logHistory ?? [], { ...hooks, onEvent }, workers);
       return await loop.run(resumed?.state.globalStep ?? 0, resumed?.state.numInputTokensSeen ?? 0);
@@ -165,10 +176,10 @@ function sharedOptions(args: TrainArgs): Record<string, unknown> {
   return Object.fromEntries(shared.map(([key, value]) => [optionName(key), value ?? null]));
 }
 
-async function prepareOutput(args: TrainArgs): Promise<Awaited<ReturnType<typeof checkpointToResume>>> {
+/** The checkpoint to go on from; without one the output folder must be empty, or the caller's to overwrite. */
+async function checkOutput(args: TrainArgs): Promise<SavedCheckpoint | undefined> {
   const resumed = await checkpointToResume(args);
   if (resumed) await sweepOutput(args.outputDir);
-  else if (args.overwriteOutputDir) await removeCheckpoints(args.outputDir);
-  else await ensureEmptyOutput(args.outputDir);
+  else if (!args.overwriteOutputDir) await ensureEmptyOutput(args.outputDir);
   return resumed;
 }

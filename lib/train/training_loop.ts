@@ -37,6 +37,9 @@ interface Window {
   started: number;
 }
 
+/** Micro-batches of an evaluation between two questions whether a process is to stop. */
+const STOP_ROUNDS = 16;
+
 export class TrainingLoop {
   readonly #run: Run;
   readonly #args: TrainArgs;
@@ -167,8 +170,13 @@ export class TrainingLoop {
   /** The loss of all processes' shares; and whether one of them is to stop, which all then do after the same update. */
   async #together(loss: number): Promise<number> {
     if (!this.#workers) return loss;
-    this.#stopping = (await this.#workers.gather(this.#hooks.signal?.aborted === true)).includes(true);
+    await this.#askToStop();
     return await this.#workers.total(loss);
+  }
+
+  /** Of several processes: whether one of them is to stop. All ask alike. */
+  async #askToStop(): Promise<void> {
+    if (this.#workers) this.#stopping = (await this.#workers.gather(this.#hooks.signal?.aborted === true)).includes(true);
   }
 
   async #afterUpdate(): Promise<void> {
@@ -210,14 +218,23 @@ export class TrainingLoop {
     const { evalBatches, evalDataset, step } = this.#run;
     const targets = evalDataset!.stats.targetTokens;
     let loss = 0;
-    const own = evalBatches!.microBatches(0).filter((_, i) => this.#isOwn(i));
-    const stream = this.#stream(evalDataset!, own);
+    const all = evalBatches!.microBatches(0);
+    const stream = this.#stream(
+      evalDataset!,
+      all.filter((_, i) => this.#isOwn(i)),
+    );
+    const rounds = Math.ceil(all.length / (this.#workers?.size ?? 1));
     try {
-      for (let batch = stream.next(); batch; batch = stream.next()) {
-        const micro = await this.#feed.micro(batch, this.#signal);
-        loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#signal);
-        this.#feed.recycle(batch, micro);
+      for (let round = 0; round < rounds && !this.#stopping; round++) {
+        const batch = stream.next();
+        if (batch) {
+          const micro = await this.#feed.micro(batch, this.#signal);
+          loss += await step.evaluate(micro, 1 / Math.max(1, targets), this.#signal);
+          this.#feed.recycle(batch, micro);
+        }
+        if (round % STOP_ROUNDS === STOP_ROUNDS - 1) await this.#askToStop();
       }
+      if (this.#stopping) throw new VltuneError('ERR_CANCELLED', 'the run was stopped while it evaluated');
     } finally {
       await stream.close();
     }

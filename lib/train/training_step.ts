@@ -2,6 +2,7 @@
  * One model in training: the program of a micro-step (forward and backward), of an evaluation and of an update, their memory
  * planned together, and the calls that run them. It knows batches and numbers, not files or options.
  */
+import { createHash } from 'node:crypto';
 import { VltuneError } from '../errors.js';
 import { type Value, valueBytes } from '../graph/graph.js';
 import type { IoBuffers } from '../graph/io.js';
@@ -16,6 +17,8 @@ import { type MediaForm, type MicroBatch, writeMicroBatch } from './micro_batch.
 import type { OptimizerHyper, OptimizerLayout } from './optimizer.js';
 import { type Pass, visionOf } from './passes.js';
 import { hostBytes, type MemoryPlan, mib, planStep, type StepOptions, type StepPlan } from './step_plan.js';
+
+const SAMPLE_BYTES = 4096;
 
 export class TrainingStep {
   readonly memory: MemoryPlan;
@@ -153,6 +156,22 @@ export class TrainingStep {
     const parameter = this.#parameter(name);
     checkPart(name, parameter.numel, from, data.length);
     addon().write(this.#allocated().params, (parameter.offset + from) * 4, data);
+  }
+
+  /** SHA-256 of the first bytes of every parameter and of the optimizer's state: enough to tell two runs apart. */
+  sampleDigest(): string {
+    const hash = createHash('sha256');
+    for (const { name, numel } of this.#trainables.layout.parameters) {
+      const sample = new Float32Array(Math.min(numel, SAMPLE_BYTES / 4));
+      this.readParameterPart(name, 0, sample);
+      hash.update(sample);
+    }
+    for (const { name } of this.#optimizer.arrays) {
+      const sample = new Uint8Array(Math.min(this.#optimizer.slot(name).bytes, SAMPLE_BYTES));
+      this.readStatePart(name, 0, sample);
+      hash.update(sample);
+    }
+    return hash.digest('hex');
   }
 
   /** Where a parameter lies, for loading it from a mapped file. */

@@ -30,8 +30,6 @@ struct Library {
   Result (*init)(Comm*, int size, NcclId, int rank, Config*);
   Result (*all_reduce)(const void* from, void* to, size_t count, int type, int op, Comm, cudaStream_t);
   Result (*async_error)(Comm, Result*);
-  Result (*finalize)(Comm);
-  Result (*destroy)(Comm);
   Result (*abort)(Comm);
   const char* (*last_error)(Comm);
   const char* (*error_string)(Result);
@@ -40,8 +38,7 @@ struct Library {
 bool take_all(void* file, Library* l) {
   return take(file, "ncclGetVersion", &l->version) && take(file, "ncclGetUniqueId", &l->unique_id) &&
          take(file, "ncclCommInitRankConfig", &l->init) && take(file, "ncclAllReduce", &l->all_reduce) &&
-         take(file, "ncclCommGetAsyncError", &l->async_error) && take(file, "ncclCommFinalize", &l->finalize) &&
-         take(file, "ncclCommDestroy", &l->destroy) && take(file, "ncclCommAbort", &l->abort) &&
+         take(file, "ncclCommGetAsyncError", &l->async_error) && take(file, "ncclCommAbort", &l->abort) &&
          take(file, "ncclGetLastError", &l->last_error) && take(file, "ncclGetErrorString", &l->error_string);
 }
 
@@ -100,15 +97,8 @@ NcclComm::NcclComm(const NcclId& id, int rank, int size) {
   check(needed().init(&comm_, size, id, rank, &config), "ncclCommInitRankConfig", comm_);
 }
 
-// Only where all is well on every side: else `abort` came before.
-NcclComm::~NcclComm() {
-  if (!comm_) return;
-  const Library& l = library();
-  Result state = l.finalize(comm_);
-  while (state == kInProgress && l.async_error(comm_, &state) == kSuccess) {
-  }
-  l.destroy(comm_);
-}
+// Every sum is done, or will not be: nothing is waited for.
+NcclComm::~NcclComm() { abort(); }
 
 void NcclComm::all_reduce(float* data, size_t count, cudaStream_t stream) {
   check(library().all_reduce(data, data, count, kFloat32, kSum, comm_, stream), "ncclAllReduce", comm_);

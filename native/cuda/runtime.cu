@@ -234,10 +234,6 @@ class NcclCommunicator : public Communicator {
     std::copy(id.begin(), id.end(), id_.bytes.begin());
   }
 
-  ~NcclCommunicator() override {
-    if (comm_ && aborted_) comm_->abort();
-  }
-
   void all_reduce(float* data, size_t count) override {
     enter();
     VLTUNE_CHECK(!aborted_, "ERR_CANCELLED", "the sum over all processes was given up");

@@ -88,7 +88,8 @@ std::string nccl_unique_id();
 class Communicator {
  public:
   virtual ~Communicator() = default;
-  // The sum over all processes, in place, after all work asked for so far; waits for the others. The first call connects them.
+  // The sum over all processes, in place, after all work asked for so far; waits for the others. The first call connects them. Until it
+  // returns, the thread that may call `abort` asks nothing else of the GPU: it could wait for this.
   virtual void all_reduce(float* data, size_t count) = 0;
   // From any thread: whoever waits for the others, now or later, has ERR_CANCELLED.
   virtual void abort() = 0;

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { leads, placeOf } from '../../lib/distributed/place.js';
+import { leads, localRankOf, placeOf } from '../../lib/distributed/place.js';
 
 test('alone where no launcher says otherwise, or it started one process', (t) => {
   t.is(placeOf({}), undefined);
@@ -50,6 +50,17 @@ test('on one machine the meeting place is known; else its address is asked for',
 test('a launcher that does not number the processes of a machine starts one on each, or all on one', (t) => {
   t.is(placeOf({ RANK: '3', WORLD_SIZE: '4', MASTER_ADDR: '10.0.0.1' })?.localRank, 0);
   t.is(placeOf({ RANK: '3', WORLD_SIZE: '4', MASTER_ADDR: 'localhost' })?.localRank, 3);
+});
+
+test('Slurm numbers the processes of a machine for whom it starts by another interface', (t) => {
+  const slurm = { SLURM_PROCID: '1', SLURM_STEP_NUM_TASKS: '2', SLURM_LOCALID: '1', PMI_RANK: '1', PMI_SIZE: '2' };
+  t.is(placeOf({ ...slurm, MASTER_ADDR: 'node7' })?.localRank, 1);
+  t.is(placeOf({ ...slurm, SLURM_STEP_NUM_NODES: '1' })?.address, '127.0.0.1');
+});
+
+test('the number on this machine is known before where all meet is', (t) => {
+  t.is(localRankOf({ RANK: '3', WORLD_SIZE: '4', LOCAL_RANK: '1' }), 1);
+  t.is(localRankOf({}), 0);
 });
 
 test("torchrun's agent holds the port that it names", (t) => {

@@ -105,12 +105,13 @@ test('who does not come is named', async (t) => {
   const other = ProcessGroup.join(second!, SOON);
   await t.throwsAsync(waiting, {
     code: 'ERR_PEER',
-    message: /^process 2 of 3 did not come to 127\.0\.0\.1:\d+ within --ddp-timeout$/,
+    message: /^process 2 of 3 has not come to 127\.0\.0\.1:\d+, and --ddp-timeout is over$/,
   });
-  await t.throwsAsync(other, { code: 'ERR_PEER', message: /process 2 of 3 did not come/ });
+  await t.throwsAsync(other, { code: 'ERR_PEER', message: /process 2 of 3 has not come/ });
   await t.throwsAsync(ProcessGroup.join({ ...second!, port: await freePort() }, { timeoutMs: 1000 }), {
     code: 'ERR_PEER',
-    message: /^process 0 is not at 127\.0\.0\.1:\d+ \(MASTER_ADDR and MASTER_PORT\): .*ECONNREFUSED.* within --ddp-timeout$/,
+    message:
+      /^process 0 is not at 127\.0\.0\.1:\d+ \(MASTER_ADDR and MASTER_PORT\): .*ECONNREFUSED.*, and --ddp-timeout is over$/,
   });
 });
 
@@ -121,6 +122,25 @@ test('waiting ends when the caller gives up', async (t) => {
   await t.throwsAsync(ProcessGroup.join(first!, { ...SOON, signal: stop.signal }), {
     code: 'ERR_CANCELLED',
     message: /process 1 of 2/,
+  });
+});
+
+test('whoever has connected waits no longer than that, and hears the caller', async (t) => {
+  const port = await freePort();
+  const silent = createServer().listen(port, '127.0.0.1');
+  await once(silent, 'listening');
+  t.teardown(() => silent.close());
+  const [, second] = await places(2);
+  const place = { ...second!, port };
+  await t.throwsAsync(ProcessGroup.join(place, { timeoutMs: 500 }), {
+    code: 'ERR_PEER',
+    message: /^not all of 2 processes have come to 127\.0\.0\.1:\d+, and --ddp-timeout is over$/,
+  });
+  const stop = new AbortController();
+  setTimeout(() => stop.abort(), 300);
+  await t.throwsAsync(ProcessGroup.join(place, { ...SOON, signal: stop.signal }), {
+    code: 'ERR_CANCELLED',
+    message: /^stopped while waiting: not all of 2 processes/,
   });
 });
 

@@ -1,5 +1,5 @@
 /** Runs of several processes, started by `vltune launch` or one by one, held to runs of one process. */
-import { existsSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { ExecutionContext } from 'ava';
@@ -14,7 +14,7 @@ export interface Where {
   readonly env?: NodeJS.ProcessEnv;
 }
 
-/** Three micro-batches an epoch and more: of some updates a process has fewer than the other, of some none. */
+/** An epoch is an odd number of micro-batches: at its end one of two processes has none. */
 function trainArgs({ device }: Where, out: string, ...more: readonly string[]): string[] {
   return [
     ...['train', '--model', MODEL, '--dataset', MESSAGES, '--output-dir', out, '--device', device, '--json'],
@@ -33,17 +33,18 @@ function launched(where: Where, args: readonly string[], onLine?: OnLine): Promi
   return vltune(['launch', '--nproc-per-node', '2', ...args], { env: { ...where.env }, ...(onLine && { onLine }) });
 }
 
-/** Two processes as a launcher of someone else's starts them, each with arguments of its own. */
+/** Two processes as a launcher of someone else's starts them, each with arguments and a folder of its own. */
 async function started(
   where: Where,
   args: readonly [readonly string[], readonly string[]],
-  onLine?: OnLine,
+  { onLine, cwd }: { readonly onLine?: OnLine; readonly cwd?: readonly [string, string] } = {},
 ): Promise<Finished[]> {
   const port = String(await freePort());
   return await Promise.all(
     args.map((words, rank) =>
       vltune(words, {
         ...(rank === 0 && onLine && { onLine }),
+        ...(cwd && { cwd: cwd[rank]! }),
         env: {
           ...where.env,
           OMPI_COMM_WORLD_SIZE: '2',
@@ -68,8 +69,8 @@ export async function checkShares(t: ExecutionContext, where: Where, more: reado
   const folder = await scratch(t);
   const [one, two] = [join(folder, 'one'), join(folder, 'two')];
   const options = ['--eval-dataset', MESSAGES, '--eval-steps', '4', '--optim', 'adamw_torch', ...more];
-  const single = await alone(where, trainArgs(where, one, '--gradient-accumulation-steps', '4', ...options));
-  const together = await launched(where, trainArgs(where, two, '--gradient-accumulation-steps', '2', ...options));
+  const single = await alone(where, trainArgs(where, one, '--gradient-accumulation-steps', '2', ...options));
+  const together = await launched(where, trainArgs(where, two, '--gradient-accumulation-steps', '1', ...options));
   t.is(single.code, 0, single.stderr);
   t.is(together.code, 0, together.stderr);
 
@@ -144,7 +145,7 @@ export async function checkLoss(t: ExecutionContext, where: Where): Promise<void
   const out = join(await scratch(t), 'out');
   const args = trainArgs(where, out, '--max-steps', '100000', '--save-steps', '1', '--save-total-limit', '2');
   const saved = (line: string) => line.includes('"event":"save"') && line.includes('checkpoint-3"');
-  const [first, second] = await started(where, [args, args], (line, kill) => saved(line) && kill('SIGKILL'));
+  const [first, second] = await started(where, [args, args], { onLine: (line, kill) => saved(line) && kill('SIGKILL') });
   t.is(first!.signal, 'SIGKILL');
   t.is(second!.code, 1, second!.stderr);
   t.regex(second!.stderr, /^vltune: process 0 (has ended|is gone.*)$/m);
@@ -157,18 +158,54 @@ export async function checkLoss(t: ExecutionContext, where: Where): Promise<void
   t.is(resumed.code, 0, resumed.stderr);
 }
 
-/** Processes that were not started alike, or have not the same data, say so before anything is trained. */
+/** Processes that were not started alike, or have not the same data, say so before anything is trained or removed. */
 export async function checkAgreement(t: ExecutionContext, where: Where): Promise<void> {
   t.timeout(180_000);
-  const out = join(await scratch(t), 'out');
-  const args = trainArgs(where, out);
-  const differ = await started(where, [args, [...args, '--seed', '1']]);
-  for (const { code, stderr } of differ) {
+  const folder = await scratch(t);
+  const out = join(folder, 'out');
+  const differing = 'the processes of a run must be started alike:\n';
+  t.is((await launched(where, trainArgs(where, out, '--max-steps', '2'))).code, 0);
+  const before = digests(out);
+  const args = trainArgs(where, out, '--overwrite-output-dir');
+  const options = await started(where, [args, [...args, '--seed', '1']]);
+  for (const { code, stderr } of options) {
     t.is(code, 2, stderr);
-    t.regex(stderr, /the processes of a run must be started alike:\n {2}--seed: process 1 has 1, process 0 has 3407\n/);
+    t.true(stderr.includes(`${differing}  --seed: process 1 has 1, process 0 has 3407\n`), stderr);
   }
-  const [first, second] = await started(where, [args, [...args, '--dataset', 'nowhere.jsonl']]);
+
+  // The same names in two folders.
+  const cwd = [join(folder, 'a'), join(folder, 'b')] as const;
+  const rows = readFileSync(MESSAGES, 'utf8').split('\n');
+  for (const [i, place] of cwd.entries()) {
+    mkdirSync(place);
+    writeFileSync(join(place, 'eval.jsonl'), rows.slice(i).join('\n'));
+  }
+  writeFileSync(join(cwd[0], 'rows.jsonl'), rows.join('\n'));
+  const evaluation = [...args, '--eval-dataset', 'eval.jsonl'];
+  for (const { code, stderr } of await started(where, [evaluation, evaluation], { cwd })) {
+    t.is(code, 2, stderr);
+    t.true(stderr.includes(`${differing}  rows of --eval-dataset: `), stderr);
+  }
+  const data = [...args, '--dataset', 'rows.jsonl'];
+  const [first, second] = await started(where, [data, data], { cwd });
   t.deepEqual([first!.code, second!.code], [1, 2]);
-  t.regex(first!.stderr, /^vltune: process 1 failed: .*nowhere\.jsonl/m);
-  t.false(existsSync(out), 'nothing is left');
+  t.regex(first!.stderr, /^vltune: process 1 failed: .*rows\.jsonl/m);
+  t.deepEqual(digests(out), before, 'the earlier run is as it was');
+}
+
+/** A wish to stop is heard by all while they evaluate, and the update before is saved. */
+export async function checkStopInEvaluation(t: ExecutionContext, where: Where): Promise<void> {
+  t.timeout(180_000);
+  const folder = await scratch(t);
+  const rows = readFileSync(MESSAGES, 'utf8').trim();
+  writeFileSync(join(folder, 'eval.jsonl'), Array.from({ length: 400 }, () => rows).join('\n'));
+  const evaluation = ['--eval-dataset', join(folder, 'eval.jsonl'), '--eval-steps', '1'];
+  const { code, stdout, stderr } = await launched(
+    where,
+    trainArgs(where, join(folder, 'out'), ...evaluation),
+    (line, kill) => line.includes('"event":"step"') && kill('SIGINT'),
+  );
+  t.is(code, 130, stderr);
+  t.regex(stderr, /stopped after 1 of 8 updates; go on with --resume-from-checkpoint/);
+  t.false(jsonLines(stdout).some(({ event }) => event === 'eval'));
 }
