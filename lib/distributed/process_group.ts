@@ -160,10 +160,7 @@ export class ProcessGroup {
 
   async #receive(channel: Channel, kind: 'values' | 'numbers'): Promise<Uint8Array> {
     try {
-      const message = await channel.receive(kind);
-      // With the message a failure may have come, before anyone who listens for it could.
-      this.#lost.signal.throwIfAborted();
-      return message;
+      return await channel.receive(kind);
     } catch (error) {
       this.fail(error);
       // Where several fail at once, the first that was heard of.

@@ -52,7 +52,7 @@ export class Workers {
     this.#group = group;
     this.device = device;
     this.#communicator = communicator;
-    group.lost.throwIfAborted(); // what has fired is not heard again
+    group.lost.throwIfAborted(); // it may have fired with the last answer, and does not fire again
     if (communicator) group.lost.addEventListener('abort', () => addon().ncclAbort(communicator));
   }
 
