@@ -15,32 +15,33 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { quantile } from '../../lib/bench/harness.js';
 import { SHAPE_NAMES } from '../../lib/bench/random_model.js';
 import { formatBytes, formatTable } from '../../lib/cli/output.js';
 import { PACKAGE_ROOT } from '../../lib/native.js';
 import { writeRandomCheckpoint } from '../random_checkpoint.js';
+import { Usage } from './usage.js';
 
-const { values: options } = parseArgs({
-  options: {
-    python: { type: 'string', default: 'python3' },
-    shape: { type: 'string', default: 'qwen3-vl-2b' },
-    batch: { type: 'string', default: '2' },
-    'max-length': { type: 'string', default: '2048' },
-    accumulation: { type: 'string', default: '4' },
-    rounds: { type: 'string', default: '2' },
-    only: { type: 'string', default: 'vltune,transformers,unsloth' },
-    what: { type: 'string', default: 'training' },
-    model: { type: 'string' },
-    memory: { type: 'string', default: '' },
-    json: { type: 'boolean', default: false },
-  },
+const usage = new Usage('bench:peers:gpu');
+const options = usage.parse({
+  python: { type: 'string', default: 'python3' },
+  shape: { type: 'string', default: 'qwen3-vl-2b' },
+  batch: { type: 'string', default: '2' },
+  'max-length': { type: 'string', default: '2048' },
+  accumulation: { type: 'string', default: '4' },
+  rounds: { type: 'string', default: '2' },
+  only: { type: 'string', default: 'vltune,transformers,unsloth' },
+  what: { type: 'string', default: 'training' },
+  model: { type: 'string' },
+  memory: { type: 'string', default: '' },
+  json: { type: 'boolean', default: false },
 });
 
 if (!SHAPE_NAMES.includes(options.shape)) {
-  process.stderr.write(`bench:peers:gpu: --shape: expected one of ${SHAPE_NAMES.join(', ')}, got ${options.shape}\n`);
-  process.exit(2);
+  usage.fail(`--shape: expected one of ${SHAPE_NAMES.join(', ')}, got ${options.shape}`);
+}
+if (!['training', 'generation'].includes(options.what)) {
+  usage.fail(`--what: expected training or generation, got ${options.what}`);
 }
 
 /** Sources are not compiled: the Python files lie where they were written. */
