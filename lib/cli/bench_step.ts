@@ -8,8 +8,7 @@ import { COMPUTE_DTYPES, type ComputeDType, generationActivations } from '../dty
 import { checkOptions, failOnErrors, type OptionTable } from '../options.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount } from './output.js';
-import { opTimes } from './shared_options.js';
-import { LACKS_NCCL } from './train.js';
+import { LACKS_NCCL, opTimes } from './shared_options.js';
 
 const WHAT = 'What';
 const MACHINE = 'Machine and memory';

@@ -49,6 +49,7 @@ export async function runCommand(command: CommandSpec, args: readonly string[]):
     if (!interrupt.signal.aborted) {
       process.off('SIGINT', onSignal);
       process.off('SIGTERM', onSignal);
+      process.off('disconnect', onSignal);
     }
   }
 }

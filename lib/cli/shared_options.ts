@@ -52,3 +52,7 @@ export async function modelFolder(
     onProgress: downloadProgress(progress),
   });
 }
+
+/** A warning of commands that several GPUs work on together. */
+export const LACKS_NCCL =
+  "NCCL was not found (VLTUNE_NCCL names its file): gradients are added up through the host's memory, which takes longer";

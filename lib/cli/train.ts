@@ -11,7 +11,7 @@ import { type TrainHooks, train } from '../train/trainer.js';
 import type { CommandContext, CommandSpec } from './command.js';
 import { formatBytes, formatCount, formatSeconds, type Output } from './output.js';
 import { ProgressStages } from './progress.js';
-import { downloadProgress } from './shared_options.js';
+import { downloadProgress, LACKS_NCCL } from './shared_options.js';
 
 /** Checks the options that were given and returns them as `train` and `plan` take them: only what was given, texts made numbers. */
 export function checkedTrainOptions(given: GivenOptions): TrainOptions {
@@ -19,10 +19,6 @@ export function checkedTrainOptions(given: GivenOptions): TrainOptions {
   const keys = Object.keys(given.values).filter((key) => given.values[key] != null) as (keyof TrainArgs)[];
   return Object.fromEntries(keys.map((key) => [key, args[key]])) as unknown as TrainOptions;
 }
-
-/** What `doctor` tells more of. */
-export const LACKS_NCCL =
-  "NCCL was not found (VLTUNE_NCCL names its file): gradients are added up through the host's memory, which takes longer";
 
 type Step = Extract<TrainEvent, { event: 'step' }>;
 
