@@ -65,6 +65,20 @@ test.serial('launches on two machines meet at the address that both were given',
   t.is(second!.stdout, '', 'the first one tells of the run');
 });
 
+test.serial('bench step counts what all processes do, on the rows that one would read', async (t) => {
+  const args = (accumulation: string) => [
+    ...['bench', 'step', '--shape', '100m', '--device', 'cpu', '--per-device-train-batch-size', '1', '--max-length', '16'],
+    ...['--gradient-accumulation-steps', accumulation, '--steps', '1', '--json'],
+  ];
+  const [single, together] = [await vltune(args('2')), await vltune(['launch', '--nproc-per-node', '2', ...args('1')])];
+  t.is(single.code, 0, single.stderr);
+  t.is(together.code, 0, together.stderr);
+  const [expected, got] = [jsonLines(single.stdout)[0]!, jsonLines(together.stdout)[0]!];
+  t.deepEqual([expected.processes, got.processes], [1, 2]);
+  t.true(Math.abs(Number(got.loss) / Number(expected.loss) - 1) < 1e-6, `${got.loss}, expected ${expected.loss}`);
+  t.is(Math.round((Number(got.tokens_per_second) * Number(got.step_ms)) / 1000), 32, 'tokens of an update');
+});
+
 test.serial("a script's own call of train is shared, too", async (t) => {
   const out = await scratch(t);
   const script = join(out, 'trainer.mjs');
